@@ -1,0 +1,188 @@
+"""Every setting of headlift, as frozen dataclasses: the same objects are the Python API, the flags of the command
+line and the tables of `config.toml`. Defaults are the published values; presets trade quality for time.
+
+Standard library only. Angles here are in degrees, as at the command line; inside the library they are radians.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+Perceptual = Literal["builtin", "lpips"]
+Preset = Literal["fast", "standard", "thorough"]
+
+
+@dataclass(frozen=True)
+class PoseConfig:
+    """Face detection, crop and camera."""
+
+    face: int | None = None
+    """Which face to take, counted from 1, largest first; without it the largest."""
+    force: bool = False
+    """Go on although the face is turned too far or the verdict is poor."""
+    crop_size: int = 512
+    """Side of the crop in pixels."""
+    min_face: int = 40
+    """Smallest face that is worth a try, side of its box in photo pixels."""
+    max_yaw: float = 75.0
+    """Largest turn of the head to the side, degrees; beyond it half of the face is guesswork."""
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Stage 1: the latent code (PTI's projector as published for EG3D)."""
+
+    space: Literal["w", "w+"] = "w"
+    """One code for all layers, or one for each."""
+    steps: int = 500
+    """Optimisation steps."""
+    lr: float = 0.01
+    """Learning rate of Adam at the top of its ramp."""
+    rampup: float = 0.05
+    """Share of the steps over which the rate rises linearly."""
+    rampdown: float = 0.25
+    """Share of the steps over which the rate falls along a cosine."""
+    w_noise: float = 0.05
+    """Jitter of the code at the start, in standard deviations of w."""
+    w_noise_ramp: float = 0.75
+    """Share of the steps over which the jitter fades."""
+    noise_reg: float = 1e5
+    """Weight of the regulariser on the noise images (unused where the generator has none)."""
+    mse: float = 0.0
+    """Weight of the squared error of pixels beside the perceptual distance."""
+    w_stats_samples: int = 600
+    """Random codes from which mean and spread of w are taken."""
+    w_stats_seed: int = 123
+    """Their seed."""
+
+
+@dataclass(frozen=True)
+class CameraRefineConfig:
+    """A small correction of the camera, found together with the latent."""
+
+    enabled: bool = True
+    """Refine the estimated camera."""
+    lr: float = 1e-3
+    """Learning rate of the se(3) step (radians and world units)."""
+    start: float = 0.1
+    """Share of the latent steps before the camera may move."""
+    rotation_weight: float = 1.0
+    """Weight of the squared rotation over the pose's own variance."""
+    translation_weight: float = 1.0
+    """Weight of the squared translation, in units of (0.02 world units)^2."""
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """Stage 2: pivotal tuning of the generator."""
+
+    steps: int = 350
+    """Steps at most."""
+    lr: float = 3e-4
+    """Learning rate of Adam."""
+    mse: float = 1.0
+    """Weight of the squared error of pixels."""
+    perceptual: float = 1.0
+    """Weight of the perceptual distance."""
+    stop: float = 0.06
+    """Stop once the perceptual distance is at most this (calibrated for each kind of distance)."""
+    locality: float = 0.0
+    """Weight of locality regularisation; PTI ships it switched off."""
+    locality_alpha: float = 30.0
+    """How far from the pivot the regularised code lies, along the direction to a random code."""
+    geometry: float = 1.0
+    """Weight of the guard that keeps depth and opacity of other views as they were before tuning."""
+    geometry_every: int = 4
+    """The guard looks at a side view once in so many steps."""
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """From crop to head: latent, camera, tuning."""
+
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    camera: CameraRefineConfig = field(default_factory=CameraRefineConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    perceptual: Perceptual = "builtin"
+    """Perceptual distance: headlift's own (offline), or LPIPS (its weights must have been fetched)."""
+    preview_every: int = 25
+    """A picture travels with every so many steps; 0 for none."""
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """From density to mesh."""
+
+    resolution: int = 256
+    """Grid points along each side of the cube."""
+    level: float | None = None
+    """Density at the surface; without it the automatic rule."""
+    metres_per_unit: float = 0.396
+    """Scale of the mesh: 63 mm between the pupils at 0.159 units."""
+    colors: bool = True
+    """Colour the vertices."""
+    walls: bool = False
+    """Keep the walls where the cube cuts the shoulders."""
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Turntables and other camera paths."""
+
+    frames: int = 120
+    """Frames of the video."""
+    fps: int = 30
+    """Frames a second."""
+    size: int | None = None
+    """Side in pixels; without it the generator's."""
+    path: Literal["turntable", "sway"] = "turntable"
+    """All round, or a gentle figure in front of the face."""
+
+
+@dataclass(frozen=True)
+class ReconstructConfig:
+    """The whole way from a photo to a head."""
+
+    weights: str = "embedded"
+    """The generator: a name from `headlift weights list`, or a .safetensors file."""
+    preset: Preset = "standard"
+    """How much time to spend: fast, standard (the published steps) or thorough."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
+    seed: int = 0
+    """Seed of everything random; the same photo, config and seed give the same head."""
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    inversion: InversionConfig = field(default_factory=InversionConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)
+    mesh_formats: tuple[str, ...] = ("glb", "ply", "obj")
+    """Meshes to write."""
+
+
+def preset(name: Preset) -> ReconstructConfig:
+    """The settings that a preset stands for; single fields can then be replaced."""
+    base = ReconstructConfig(preset=name)
+    if name == "standard":
+        return base
+    if name == "fast":
+        inversion = replace(
+            base.inversion,
+            latent=replace(base.inversion.latent, steps=120),
+            tuning=replace(base.inversion.tuning, steps=60),
+        )
+        return replace(
+            base, inversion=inversion, mesh=replace(base.mesh, resolution=192), video=replace(base.video, frames=60)
+        )
+    inversion = replace(
+        base.inversion,
+        latent=replace(base.inversion.latent, space="w+", steps=1000),
+        tuning=replace(base.inversion.tuning, steps=700),
+    )
+    return replace(base, inversion=inversion, mesh=replace(base.mesh, resolution=384))
+
+
+def output_folder(photo: Path) -> Path:
+    """Where the results of a photo go when nothing else is said."""
+    return Path("out") / photo.stem

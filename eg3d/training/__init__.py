@@ -1,0 +1,1 @@
+"""Training EG3D: losses, augmentation, schedules and the step."""

@@ -1,0 +1,1 @@
+"""Files that the report carries along."""

@@ -1,0 +1,1 @@
+"""Small learned models of the pose estimator."""

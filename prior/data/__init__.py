@@ -1,0 +1,1 @@
+"""The embedded prior's weights and its model card."""
