@@ -1,14 +1,17 @@
 """Every setting of headlift, as frozen dataclasses: the same objects are the Python API, the flags of the command
 line and the tables of `config.toml`. Defaults are the published values; presets trade quality for time.
 
-Standard library only. Angles here are in degrees, as at the command line; inside the library they are radians.
+Light to import. Angles here are in degrees, as at the command line; inside the library they are radians.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import tomllib
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
+
+from headlift.errors import ConfigError
 
 Perceptual = Literal["builtin", "lpips"]
 Preset = Literal["fast", "standard", "thorough"]
@@ -163,6 +166,8 @@ class ReconstructConfig:
 
 def preset(name: Preset) -> ReconstructConfig:
     """The settings that a preset stands for; single fields can then be replaced."""
+    if name not in get_args(Preset):
+        raise ConfigError(f"unknown preset {name!r}; there are {', '.join(get_args(Preset))}")
     base = ReconstructConfig(preset=name)
     if name == "standard":
         return base
@@ -186,3 +191,66 @@ def preset(name: Preset) -> ReconstructConfig:
 def output_folder(photo: Path) -> Path:
     """Where the results of a photo go when nothing else is said."""
     return Path("out") / photo.stem
+
+
+def from_table(table: dict[str, object]) -> ReconstructConfig:
+    """Settings from the tables of a `config.toml`; what it does not name comes from its preset.
+
+    Raises:
+        ConfigError: an unknown key or a value of the wrong type.
+    """
+    from dacite import Config, DaciteError, from_dict
+
+    table = {key: value for key, value in table.items() if key != "run"}
+    try:
+        base = preset(table.get("preset", "standard"))  # type: ignore[arg-type]
+        merged = _merge(asdict(base), table, "")
+        return from_dict(ReconstructConfig, merged, Config(strict=True, cast=[tuple], check_types=True))
+    except DaciteError as error:
+        raise ConfigError(f"settings: {error}") from None
+
+
+def read_config(path: Path) -> ReconstructConfig:
+    """Settings from a TOML file such as the `config.toml` of an earlier run.
+
+    Raises:
+        ConfigError: the file is missing or damaged, or holds an unknown key or a value of the wrong type.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: the settings cannot be read ({error.strerror}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file ({error}).") from None
+    return from_table(table)
+
+
+def to_table(config: ReconstructConfig) -> dict[str, object]:
+    """The settings as nested tables for TOML or JSON; fields without a value are left out, as TOML has no null."""
+
+    def drop_none(value: object) -> object:
+        if isinstance(value, dict):
+            return {k: drop_none(v) for k, v in value.items() if v is not None}
+        return list(value) if isinstance(value, tuple) else value
+
+    table = drop_none(asdict(config))
+    assert isinstance(table, dict)
+    return table
+
+
+def _merge(base: dict[str, object], changes: dict[str, object], where: str) -> dict[str, object]:
+    merged = dict(base)
+    for key, value in changes.items():
+        name = f"{where}{key}"
+        if key not in base:
+            raise ConfigError(f"unknown setting {name!r}; known here: {', '.join(sorted(base))}")
+        inner = base[key]
+        if isinstance(inner, dict):
+            if not isinstance(value, dict):
+                raise ConfigError(f"setting {name!r} is a table, not {value!r}")
+            merged[key] = _merge(inner, value, name + ".")
+        elif isinstance(value, int) and isinstance(inner, float) and not isinstance(value, bool):
+            merged[key] = float(value)
+        else:
+            merged[key] = value
+    return merged
