@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BASE = {"errors", "config", "types"}
 ALLOWED = {
     "errors": set(),
-    "config": set(),
+    "config": {"errors"},
     "types": set(),
     "photo": BASE,
     "eg3d": BASE,

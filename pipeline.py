@@ -1,0 +1,129 @@
+"""From a photo to a head. Read this file first: `reconstruct` is the whole story.
+
+The parts it calls are the folders: `pose_estimation` finds the face, its crop and its camera; `weights` loads the
+generator of `eg3d`; `invert` finds the code and tunes the generator; `export` makes a mesh of the density.
+`run_folder` keeps a run on the disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from headlift.config import ReconstructConfig
+from headlift.errors import DeviceError
+from headlift.export.mesh import Mesh, extract_mesh
+from headlift.invert.invert import invert
+from headlift.invert.result import Inversion, InversionState
+from headlift.photo import read_photo
+from headlift.pose_estimation.estimate import estimate
+from headlift.types import Crop, Step
+from headlift.weights import load_generator
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A head with all that led to it."""
+
+    photo: UInt8[np.ndarray, "h w 3"]
+    crop: Crop
+    inversion: Inversion
+    planes: Float[Tensor, "1 3 c p p"]
+    """The tuned head's tri-planes, from which every view is rendered."""
+    mesh: Mesh
+    base_sha256: str
+    """Of the generator that was tuned."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Wall-clock time of each part."""
+
+
+def reconstruct(
+    photo: Path | UInt8[np.ndarray, "h w 3"],
+    config: ReconstructConfig,
+    on_step: Callable[[Step], None] = lambda step: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_crop: Callable[[Crop], None] = lambda crop: None,
+    resume: InversionState | None = None,
+    on_state: Callable[[InversionState], None] | None = None,
+) -> Reconstruction:
+    """Lift the head out of a photo.
+
+    Args:
+        photo: a picture file, or upright sRGB pixels.
+        on_step: is told of each step of the optimisation.
+        should_stop: is asked before each step; once true, the inversion ends and keeps what it has.
+        on_crop: is shown crop, camera and verdict before minutes are spent; it may raise to call the run off.
+        resume: where an earlier, interrupted run of the same photo and settings stood.
+        on_state: is handed such a state now and then, for safekeeping.
+
+    Raises:
+        HeadliftError: whatever is wrong with the photo, the face, the weights or the device.
+    """
+    clock = Clock()
+    device = find_device(config.device)
+    pixels = read_photo(photo) if isinstance(photo, Path) else photo
+    crop = estimate(pixels, config.pose)
+    on_crop(crop)
+    clock.lap("pose")
+    generator, base_sha256 = load_generator(config.weights, device)
+    clock.lap("weights")
+    steps = invert(generator, crop, config.inversion, config.seed, should_stop, resume, on_state)
+    inversion = follow(steps, on_step)
+    clock.lap("inversion")
+    with torch.no_grad():
+        planes = inversion.generator.planes(inversion.ws)
+        mesh = extract_mesh(inversion.generator, planes, inversion.ws, config.mesh)
+    clock.lap("mesh")
+    return Reconstruction(pixels, crop, inversion, planes, mesh, base_sha256, clock.laps)
+
+
+def follow(steps: Generator[Step, None, Inversion], on_step: Callable[[Step], None]) -> Inversion:
+    """Run an optimisation to its end, reporting each step; returns its result."""
+    while True:
+        try:
+            on_step(next(steps))
+        except StopIteration as finished:
+            result: Inversion = finished.value
+            return result
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name such as `auto`, `cpu`, `cuda` or `cuda:1`.
+
+    Raises:
+        DeviceError: the name is unknown or that device is not here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices found); use --device cpu, or see "
+            "`headlift doctor`"
+        )
+    return device
+
+
+class Clock:
+    """Wall-clock seconds from lap to lap."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now
