@@ -35,6 +35,10 @@ class OutputError(HeadliftError):
     """The place for the results cannot be written, or something is in the way."""
 
 
+class MeshError(HeadliftError):
+    """There is no surface to take out of the volume."""
+
+
 class DeviceError(HeadliftError):
     """The device asked for does not exist here."""
 

@@ -1,0 +1,387 @@
+"""From a head's volume to a triangle mesh in EG3D's world: y up, face towards +z, world units.
+
+The density is sampled on the exact grid (point i of R at (-0.5 + i / (R - 1)) * box along each axis), cut at one
+level by marching cubes (Lorensen and Cline 1987), freed of everything but its largest piece and of the walls where the
+cube cuts the shoulders, and coloured from renders of the head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from headlift.config import MeshConfig
+from headlift.errors import MeshError
+from headlift.export.color import srgb_to_linear
+from headlift.export.views import Volume, box_side, orbit_cameras, render_views
+from headlift.types import Camera, RenderOutput
+
+Density = Callable[[int, float | None], Float[np.ndarray, "r r r"]]
+"""(resolution, level) to raw densities [x, y, z] on the exact grid. With a level, points in regions that surely stay
+below it may hold any value below it."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A triangle mesh in EG3D's world (y up, face towards +z), coordinates in world units."""
+
+    vertices: Float[np.ndarray, "v 3"]
+    faces: Int[np.ndarray, "f 3"]
+    """Corners counter-clockwise seen from outside."""
+    normals: Float[np.ndarray, "v 3"]
+    """Unit vectors pointing outwards."""
+    colors: Float[np.ndarray, "v 3"] | None
+    """Linear RGB in [0, 1] (not sRGB)."""
+    level: float
+    """The raw density (before the softplus) at the surface."""
+
+
+def extract_mesh(
+    generator: Volume,
+    planes: Float[Tensor, "1 ..."],
+    ws: Float[Tensor, "1 n w"],
+    config: MeshConfig,
+    camera: Camera | None = None,
+    density: Density | None = None,
+) -> Mesh:
+    """The surface of a head as a coloured mesh.
+
+    `camera` (batch of one) is the view of the photo: where it sees the surface, its render, which carries the photo's
+    detail, outweighs the views around. `density` is another source of densities than the generator's own grid.
+    Deterministic. Raises MeshError when the volume has no surface at the level.
+    """
+    density = density or grid_density(generator, planes)
+    box = box_side(generator)
+    cameras = cameras_around()
+    if camera is not None:
+        cameras = _join(camera.to("cpu", torch.float32), cameras)
+    level = config.level
+    views = list(render_views(generator, planes, ws, cameras)) if config.colors or level is None else []
+    if level is None:
+        level = automatic_level(density(min(config.resolution, 128), None), box, views, cameras)
+    mesh = mesh_from_density(density(config.resolution, level), box, level, config.walls)
+    if config.colors:
+        boost = [4.0 if camera is not None and i == 0 else 1.0 for i in range(len(views))]
+        seen, weight = colors_from_views(mesh, views, cameras, boost, box / (config.resolution - 1))
+        below = colors_of_volume(generator, planes, mesh, box / (config.resolution - 1))
+        base = 0.02
+        mesh = replace(mesh, colors=((seen * weight + below * base) / (weight + base)).astype(np.float32))
+    return mesh
+
+
+def grid_density(generator: Volume, planes: Float[Tensor, "1 ..."]) -> Density:
+    """The generator's own density on the exact grid."""
+
+    @torch.no_grad()
+    def density(resolution: int, level: float | None) -> Float[np.ndarray, "r r r"]:
+        axis = grid_axis(resolution, box_side(generator)).to(planes)
+        sigma = np.empty((resolution, resolution, resolution), dtype=np.float32)
+        slab = max(1, 2**20 // resolution**2)
+        for start in range(0, resolution, slab):
+            grid = torch.meshgrid(axis[start : start + slab], axis, axis, indexing="ij")
+            xyz = torch.stack(grid, dim=-1)
+            values = generator.query(planes, xyz.reshape(1, -1, 3))[0]
+            sigma[start : start + slab] = values.reshape(xyz.shape[:3]).float().cpu().numpy()
+        return sigma
+
+    return density
+
+
+def grid_axis(resolution: int, box: float) -> Float[Tensor, " r"]:
+    """Coordinates of the grid points along one axis, world units: (-0.5 + i / (R - 1)) * box."""
+    return ((torch.arange(resolution, dtype=torch.float64) / (resolution - 1) - 0.5) * box).float()
+
+
+# The level
+
+
+def automatic_level(
+    sigma: Float[np.ndarray, "r r r"], box: float, views: list[RenderOutput], cameras: Camera
+) -> float:
+    """The raw density at which the mesh looks like the renders.
+
+    The rule. A ray meets the surface at level L when the greatest density along it is at least L. Over all rays of the
+    given views, that silhouette is held against rendered alpha > 0.5: the mean intersection over union of the views,
+    for levels at the quantiles of the rays' greatest densities. Among the levels within 0.01 of the best, the one
+    is taken whose first crossing lies nearest, in the mean, to where half of the light is stopped (transmittance 0.5,
+    from the same densities). So silhouettes decide, and where they leave a choice, depth does.
+
+    Raises MeshError when no view shows anything.
+    """
+    volume = torch.from_numpy(sigma)
+    greatest, inside, half, crossings, view = [], [], [], [], []
+    for i, out in enumerate(views):
+        alpha = out.alpha[0, 0].float().cpu()
+        step = max(1, alpha.shape[0] // 64)
+        along, distances = _densities_along_rays(volume, box, cameras[i : i + 1], alpha.shape[0], step)
+        greatest.append(along.amax(dim=1))
+        inside.append((alpha[::step, ::step] > 0.5).reshape(-1))
+        half.append(_half_depth(along, distances))
+        crossings.append((along, distances))
+        view.append(torch.full((len(along),), i))
+    peaks, shown = torch.cat(greatest), torch.cat(inside)
+    if not shown.any():
+        raise MeshError(
+            "The head has no surface: its renders are empty from every side. Try another seed, or look at the views "
+            "before taking a mesh."
+        )
+    candidates = torch.quantile(peaks[shown][:: max(1, int(shown.sum()) // 10**6)], torch.linspace(0.001, 0.9, 120))
+    candidates = candidates.unique()
+    scores = torch.zeros(len(candidates))
+    for peak, truth in zip(greatest, inside, strict=True):
+        hit = peak[:, None] >= candidates
+        union = (hit | truth[:, None]).sum(dim=0)
+        scores += (hit & truth[:, None]).sum(dim=0) / union.clamp(min=1)
+    scores /= len(views)
+    close = torch.nonzero(scores >= scores.max() - 0.01)[:, 0]
+    close = close[torch.linspace(0, len(close) - 1, min(len(close), 12)).round().long()].unique()
+    errors = []
+    for level in candidates[close]:
+        total, count = 0.0, 0
+        for (along, distances), truth, middle in zip(crossings, inside, half, strict=True):
+            depth = _first_crossing(along, distances, float(level))
+            both = truth & depth.isfinite() & middle.isfinite()
+            total += float((depth - middle)[both].abs().sum())
+            count += int(both.sum())
+        errors.append(total / max(count, 1))
+    return float(candidates[close[int(np.argmin(errors))]])
+
+
+def _densities_along_rays(
+    volume: Float[Tensor, "r r r"], box: float, camera: Camera, size: int, step: int
+) -> tuple[Float[Tensor, "p k"], Float[Tensor, "p k"]]:
+    """Trilinear densities at even distances along every `step`-th pixel's ray inside the cube, and those distances."""
+    centres = (torch.arange(0, size, step) + 0.5) / size
+    v, u = torch.meshgrid(centres, centres, indexing="ij")
+    k = camera.intrinsics[0].float().cpu()
+    rays = torch.stack([u, v, torch.ones_like(u)], dim=-1).reshape(-1, 3) @ torch.linalg.inv(k).T
+    rays = F.normalize(rays @ camera.rotation[0].float().cpu().T, dim=-1)
+    origin = camera.origin[0].float().cpu()
+    safe = torch.where(rays.abs() < 1e-9, torch.full_like(rays, 1e-9), rays)
+    sides = torch.stack([(-box / 2 - origin) / safe, (box / 2 - origin) / safe])
+    near = sides.amin(dim=0).amax(dim=-1).clamp(min=0)
+    far = torch.maximum(sides.amax(dim=0).amin(dim=-1), near)
+    count = int(1.5 * volume.shape[0])
+    distances = near[:, None] + (far - near)[:, None] * ((torch.arange(count) + 0.5) / count)
+    points = origin + rays[:, None] * distances[..., None]
+    along = _trilinear(volume, points.reshape(-1, 3), box).reshape(distances.shape)
+    missed = (far <= near)[:, None]
+    return torch.where(missed, volume.min(), along), distances
+
+
+def _trilinear(volume: Float[Tensor, "r r r"], points: Float[Tensor, "m 3"], box: float) -> Float[Tensor, " m"]:
+    """Trilinear interpolation of the exact grid at world points; beyond the cube, its border's values."""
+    grid = (points.flip(-1) * (2 / box)).reshape(1, 1, 1, -1, 3)
+    return F.grid_sample(volume[None, None], grid, padding_mode="border", align_corners=True).reshape(-1)
+
+
+def _first_crossing(
+    along: Float[Tensor, "p k"], distances: Float[Tensor, "p k"], level: float
+) -> Float[Tensor, " p"]:
+    """Distance at which values along a ray first reach `level`, linear between samples; infinite where never."""
+    above = along >= level
+    index = above.float().argmax(dim=1)
+    before = (index - 1).clamp(min=0)
+    rows = torch.arange(len(along))
+    a, b = along[rows, before], along[rows, index]
+    t = torch.where(b > a, (level - a) / (b - a).clamp(min=1e-12), torch.ones_like(a)).clamp(0, 1)
+    depth = distances[rows, before] + (distances[rows, index] - distances[rows, before]) * t
+    return torch.where(above.any(dim=1), depth, torch.full_like(depth, math.inf))
+
+
+def _half_depth(along: Float[Tensor, "p k"], distances: Float[Tensor, "p k"]) -> Float[Tensor, " p"]:
+    """Distance at which the transmittance of softplus(sigma - 1) falls to one half; infinite where it never does."""
+    spacing = distances[:, 1:2] - distances[:, :1]
+    stopped = torch.cumsum(F.softplus(along - 1) * spacing, dim=1)
+    return _first_crossing(stopped, distances + spacing / 2, math.log(2))
+
+
+# The surface
+
+
+def mesh_from_density(
+    sigma: Float[np.ndarray, "r r r"], box: float, level: float, walls: bool = False
+) -> Mesh:
+    """The surface sigma = level of a density on the exact grid, world units, without colours.
+
+    Only the largest connected piece stays. Where the surface meets the cube's border it stays open, and faces that
+    lie flat within one and a half cells of a border are cut away too (planes fade out there); with `walls` it is
+    closed along the border instead, and then watertight. Normals are the density's gradient, by central differences
+    over one cell each way, pointing outwards; where the gradient vanishes or is unknown, area-weighted face normals.
+
+    Raises MeshError when no density reaches the level, or every one exceeds it.
+    """
+    import mcubes
+
+    resolution = sigma.shape[0]
+    cell = box / (resolution - 1)
+    low, high = float(sigma.min()), float(sigma.max())
+    if not low < level < high:
+        raise MeshError(
+            f"The head has no surface at level {level:g}: its densities go from {low:g} to {high:g}. Choose a level in "
+            "between, or leave it out for the automatic rule."
+        )
+    field, offset = sigma, 0
+    if walls:
+        field, offset = np.pad(sigma, 1, constant_values=level - 1e3 * max(1.0, high - level)), 1
+    points, faces = mcubes.marching_cubes(field, level)
+    vertices = np.clip(points - offset, 0, resolution - 1) * cell - box / 2
+    faces = faces.astype(np.int32)
+    if not walls:
+        faces = faces[~_border_faces(vertices, faces, box, 1.5 * cell)]
+    vertices, faces = _largest_piece(vertices, faces)
+    if len(faces) == 0:
+        raise MeshError(
+            f"The head has no surface at level {level:g} inside the cube. Choose another level, or keep the walls."
+        )
+    normals = _gradient_normals(torch.from_numpy(sigma), vertices, box)
+    flat = face_weighted_normals(vertices, faces)
+    unknown = ~(np.abs(normals).sum(axis=1) > 0)
+    normals[unknown] = flat[unknown]
+    return Mesh(vertices.astype(np.float32), faces, normals.astype(np.float32), None, float(level))
+
+
+def _border_faces(vertices: np.ndarray, faces: np.ndarray, box: float, margin: float) -> Bool[np.ndarray, " f"]:
+    """Faces that lie flat along a side of the cube, within `margin` of it."""
+    corners = vertices[faces]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-30)
+    near = (np.abs(corners) > box / 2 - margin).all(axis=1)
+    return (near & (np.abs(normals) > 0.7)).any(axis=1)
+
+
+def _largest_piece(
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]
+) -> tuple[Float[np.ndarray, "w 3"], Int[np.ndarray, "g 3"]]:
+    """The connected piece with the most triangles, its vertices renumbered in their old order."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    if len(faces) == 0:
+        return vertices[:0], faces
+    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
+    graph = coo_matrix((np.ones(len(ends), dtype=bool), (ends[:, 0], ends[:, 1])), shape=(len(vertices),) * 2)
+    label = connected_components(graph, directed=False)[1]
+    biggest = np.bincount(label[faces[:, 0]]).argmax()
+    faces = faces[label[faces[:, 0]] == biggest]
+    used = np.zeros(len(vertices), dtype=bool)
+    used[faces] = True
+    renumbered = np.cumsum(used) - 1
+    return vertices[used], renumbered[faces].astype(np.int32)
+
+
+def face_weighted_normals(
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]
+) -> Float[np.ndarray, "v 3"]:
+    """Unit normals of vertices: the sum of their triangles' normals, weighted by area; (0, 0, 1) for lone vertices."""
+    corners = vertices[faces].astype(np.float64)
+    area = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    total = np.stack(
+        [np.bincount(faces.ravel(), np.repeat(area[:, i], 3), minlength=len(vertices)) for i in range(3)], axis=1
+    )
+    length = np.linalg.norm(total, axis=1, keepdims=True)
+    return np.where(length > 1e-20, total / length.clip(1e-20), [0.0, 0.0, 1.0])
+
+
+def _gradient_normals(volume: Tensor, vertices: Float[np.ndarray, "v 3"], box: float) -> Float[np.ndarray, "v 3"]:
+    """Minus the density's gradient, normalised; zero where it vanishes or is not finite."""
+    points = torch.from_numpy(vertices).float()
+    cell = box / (volume.shape[0] - 1)
+    slopes = []
+    for axis in range(3):
+        step = torch.zeros(3)
+        step[axis] = cell
+        slopes.append(_trilinear(volume, points - step, box) - _trilinear(volume, points + step, box))
+    gradient = torch.stack(slopes, dim=-1).double()
+    length = gradient.norm(dim=-1, keepdim=True)
+    return torch.where(length > 1e-9, gradient / length, 0.0).nan_to_num(0.0).numpy()
+
+
+# The colours
+
+
+def colors_of_volume(
+    generator: Volume, planes: Float[Tensor, "1 ..."], mesh: Mesh, cell: float
+) -> Float[np.ndarray, "v 3"]:
+    """Linear colours of the volume at the surface, composited along the normal from two cells outside to six inside.
+
+    The volume's own colours are the first three features, sRGB in [0, 1]; what stays transparent after the last
+    sample is filled by it.
+    """
+    steps = torch.linspace(2, -6, 9) * cell
+    points, normals = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.normals)
+    colors = []
+    for start in range(0, len(points), 2**16):
+        part = slice(start, start + 2**16)
+        xyz = points[part, None] + normals[part, None] * steps[:, None]
+        with torch.no_grad():
+            sigma, features = generator.query(planes, xyz.reshape(1, -1, 3).to(planes))
+        alpha = 1 - torch.exp(-F.softplus(sigma.reshape(xyz.shape[:2]) - 1) * cell)
+        alpha[:, -1] = 1
+        clear = torch.cumprod(torch.cat([torch.ones_like(alpha[:, :1]), 1 - alpha[:, :-1]], dim=1), dim=1)
+        srgb = features[..., :3].reshape(*xyz.shape[:2], 3).clamp(0, 1)
+        colors.append(((alpha * clear)[..., None] * srgb).sum(dim=1).float().cpu().numpy())
+    return srgb_to_linear(np.concatenate(colors).astype(np.float64))
+
+
+def colors_from_views(
+    mesh: Mesh, views: list[RenderOutput], cameras: Camera, boost: list[float], cell: float
+) -> tuple[Float[np.ndarray, "v 3"], Float[np.ndarray, "v 1"]]:
+    """Linear colours of the vertices averaged over renders that see them, and the sum of the averaging's weights.
+
+    A view weighs by the fourth power of the cosine between normal and ray, so that the view that looks straight at
+    the surface decides, by its opacity there (nothing of the background bleeds in), and by `boost`. Hidden vertices
+    are found by a z-buffer of the vertices themselves.
+    """
+    points, normals = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.normals)
+    total, weights = torch.zeros(len(points), 3), torch.zeros(len(points), 1)
+    for i, out in enumerate(views):
+        camera = cameras[i : i + 1]
+        local = (points - camera.origin[0]) @ camera.rotation[0]
+        uv = (local / local[:, 2:]) @ camera.intrinsics[0].T
+        rays = F.normalize(points - camera.origin[0], dim=-1)
+        facing = (-(rays * normals).sum(dim=-1)).clamp(min=0)
+        grid = (uv[:, :2] * 2 - 1).reshape(1, 1, -1, 2)
+        image = F.grid_sample(out.image.float().cpu(), grid, padding_mode="border", align_corners=False)
+        # The faintest of the neighbouring opacities: colours at the rim are mixed with the background.
+        solid = -F.max_pool2d(-out.alpha.float().cpu(), 3, stride=1, padding=1)
+        opacity = F.grid_sample(solid, grid, padding_mode="zeros", align_corners=False)[0, 0, 0]
+        per_unit = float(camera.intrinsics[0, 0, 0] / local[:, 2].mean())
+        visible = _visible(uv[:, :2], local[:, 2], min(512, max(16, int(0.7 / (cell * per_unit)))), 3 * cell)
+        weight = (boost[i] * facing**4 * opacity.clamp(0, 1) ** 8 * visible)[:, None]
+        linear = srgb_to_linear((image[0, :, 0].T.numpy().astype(np.float64) + 1) / 2)
+        total += weight * torch.from_numpy(linear).float()
+        weights += weight
+    return (total / weights.clamp(min=1e-12)).double().numpy(), weights.double().numpy()
+
+
+def _visible(uv: Float[Tensor, "v 2"], z: Float[Tensor, " v"], size: int, tolerance: float) -> Bool[Tensor, " v"]:
+    """Which points are nobody's hidden ones: a z-buffer of points, widened by a pixel against gaps between them."""
+    pixel = (uv * size).long()
+    inside = ((pixel >= 0) & (pixel < size)).all(dim=-1)
+    index = (pixel[:, 1] * size + pixel[:, 0]).clamp(0, size * size - 1)
+    buffer = torch.full((size * size,), math.inf)
+    buffer.scatter_reduce_(0, index[inside], z[inside], "amin")
+    nearest = -F.max_pool2d(-buffer.reshape(1, 1, size, size), 3, stride=1, padding=1).reshape(-1)
+    return inside & (z <= nearest[index] + tolerance + 2 / size * z * 0.3)
+
+
+def cameras_around() -> Camera:
+    """Fourteen views: eight all round at eye level, five from above, one from the top."""
+    quarter = math.pi / 2
+    yaw = [i * math.pi / 4 for i in range(8)] + [quarter * i for i in range(4)] + [0.0, math.pi / 4]
+    pitch = [0.0] * 8 + [0.6] * 4 + [1.35, -0.35]
+    return orbit_cameras(torch.tensor(yaw), torch.tensor(pitch))
+
+
+def _join(first: Camera, second: Camera) -> Camera:
+    return Camera(
+        torch.cat([first.cam2world, second.cam2world]), torch.cat([first.intrinsics, second.intrinsics])
+    )

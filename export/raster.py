@@ -1,0 +1,105 @@
+"""A small z-buffer in numpy: which triangle of a mesh each pixel sees. For checks of meshes against renders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from headlift.types import Camera
+
+
+@dataclass(frozen=True)
+class Raster:
+    """What a camera sees of a mesh; rows go down, the centre of pixel i is at (i + 0.5) / size."""
+
+    face: Int[np.ndarray, "s s"]
+    """Index of the nearest triangle, -1 where there is none."""
+    weights: Float[np.ndarray, "s s 3"]
+    """Barycentric weights on the triangle (perspective corrected); 0 where there is none."""
+    depth: Float[np.ndarray, "s s"]
+    """Distance along the ray (not z-depth) in world units; infinite where there is nothing."""
+
+    def interpolate(
+        self, faces: Int[np.ndarray, "f 3"], values: Float[np.ndarray, "v c"], background: float = 0.0
+    ) -> Float[np.ndarray, "s s c"]:
+        """Values of the vertices, interpolated over the picture."""
+        hit = self.face >= 0
+        out = np.full((*self.face.shape, values.shape[1]), background, dtype=np.float64)
+        corners = values[faces[self.face[hit]]]
+        out[hit] = np.einsum("pk,pkc->pc", self.weights[hit], corners)
+        return out
+
+
+def rasterise(
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], camera: Camera, size: int
+) -> Raster:
+    """Draw a mesh (world units) from a camera (batch of one) into a z-buffer of size x size pixels.
+
+    Triangles are grouped by the size of their boxes on the screen, and each group is tested pixel by pixel of the
+    box at once, so the work suits many small triangles. Triangles that reach behind the camera are left out.
+    """
+    pose = camera.cam2world.reshape(4, 4).double().cpu().numpy()
+    k = camera.intrinsics.reshape(3, 3).double().cpu().numpy()
+    local = (vertices.astype(np.float64) - pose[:3, 3]) @ pose[:3, :3]
+    z = local[:, 2]
+    safe = np.where(z > 1e-6, z, 1.0)
+    homogeneous = np.column_stack([local[:, :2] / safe[:, None], np.ones(len(local))]) @ k.T
+    screen = homogeneous[:, :2] * size - 0.5  # integer coordinates are pixel centres
+
+    corners = screen[faces]  # f 3 2
+    usable = (z[faces] > 1e-6).all(axis=1)
+    low = np.ceil(corners.min(axis=1)).astype(np.int64)
+    high = np.floor(corners.max(axis=1)).astype(np.int64)
+    low, high = np.maximum(low, 0), np.minimum(high, size - 1)
+    usable &= (high >= low).all(axis=1)
+    extent = np.where(usable, (high - low + 1).max(axis=1, initial=0), 0)
+
+    found_pixel, found_face, found_weights, found_z = [], [], [], []
+    for reach in np.unique(np.ceil(np.log2(np.maximum(extent[usable], 1))).astype(int)):
+        box = 2**reach
+        group = np.flatnonzero(usable & (extent > (box // 2 if reach else 0)) & (extent <= box))
+        chunk = max(1, 2**21 // (box * box))
+        dy, dx = np.divmod(np.arange(box * box), box)
+        for start in range(0, len(group), chunk):
+            part = group[start : start + chunk]
+            a, b, c = (corners[part, i][:, None, :] for i in range(3))
+            p = low[part][:, None, :] + np.stack([dx, dy], axis=-1)[None]
+            area = _cross(b - a, c - a)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                wa, wb = _cross(b - p, c - p) / area, _cross(c - p, a - p) / area
+            wc = 1 - wa - wb
+            inside = (wa >= -1e-9) & (wb >= -1e-9) & (wc >= -1e-9) & (p <= high[part][:, None, :]).all(axis=-1)
+            f, o = np.nonzero(inside)
+            w = np.stack([wa[f, o], wb[f, o], wc[f, o]], axis=-1) / z[faces[part[f]]]
+            inverse = w.sum(axis=-1)
+            found_pixel.append(p[f, o, 1] * size + p[f, o, 0])
+            found_face.append(part[f])
+            found_weights.append(w / inverse[:, None])
+            found_z.append(1 / inverse)
+
+    face = np.full(size * size, -1, dtype=np.int64)
+    weights = np.zeros((size * size, 3))
+    depth = np.full(size * size, np.inf)
+    if found_z:
+        pixel, distance = np.concatenate(found_pixel), np.concatenate(found_z)
+        order = np.lexsort((distance, pixel))
+        first = order[np.unique(pixel[order], return_index=True)[1]]
+        seen = pixel[first]
+        face[seen] = np.concatenate(found_face)[first]
+        weights[seen] = np.concatenate(found_weights)[first]
+        depth[seen] = distance[first] * _ray_length(k, size).ravel()[seen]
+    return Raster(face.reshape(size, size), weights.reshape(size, size, 3), depth.reshape(size, size))
+
+
+def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
+
+
+def _ray_length(intrinsics: np.ndarray, size: int) -> np.ndarray:
+    """Distance along the ray for one unit of z-depth, for each pixel."""
+    centres = (np.arange(size) + 0.5) / size
+    u, v = np.meshgrid(centres, centres)
+    rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(intrinsics).T
+    return np.linalg.norm(rays, axis=-1)
