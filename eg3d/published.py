@@ -184,7 +184,7 @@ def _superres(kwargs: Mapping[str, Any], rendering: Mapping[str, Any], state: Ma
     kind = module.removeprefix("SuperresolutionHybrid")
     if kind not in get_args(SuperresKind) or kind == module:
         raise CheckpointError(
-            f"the super-resolution module {module!r} is unknown; known are SuperresolutionHybrid + {get_args(SuperresKind)}"
+            f"the super-resolution {module!r} is unknown; known are SuperresolutionHybrid{get_args(SuperresKind)}"
         )
     noise = rendering.get("superresolution_noise_mode", "none")
     if noise not in get_args(NoiseMode):

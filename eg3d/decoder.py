@@ -1,0 +1,41 @@
+"""From the mean of the planes' features to density and colour features (EG3D section 3.1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from headlift.eg3d.layers import FullyConnected
+from headlift.eg3d.spec import DecoderSpec
+
+SIGMOID_MARGIN = 0.001
+"""Colours reach a little beyond [0, 1] (Mip-NeRF), so that 0 and 1 need no infinite logits."""
+
+
+class Decoder(nn.Module):
+    """One hidden layer with softplus; always in float32, for the density is exponentiated later."""
+
+    def __init__(self, inputs: int, spec: DecoderSpec) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            FullyConnected(inputs, spec.hidden, lr_multiplier=spec.lr_multiplier),
+            nn.Softplus(),
+            FullyConnected(spec.hidden, 1 + spec.features, lr_multiplier=spec.lr_multiplier),
+        )
+
+    def layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights and biases as they act: first [h, c], [h], second [1 + f, h], [1 + f]; row 0 gives the density."""
+        first, second = self.net[0], self.net[2]
+        assert isinstance(first, FullyConnected)
+        assert isinstance(second, FullyConnected)
+        return (*first.effective(), *second.effective())
+
+    def forward(self, features: Float[Tensor, "n c m"]) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n f m"]]:
+        """Density before any activation, and colour features in about [0, 1], of m points in float32."""
+        with torch.autocast(features.device.type, enabled=False):
+            w1, b1, w2, b2 = self.layers()
+            hidden = F.softplus(torch.baddbmm(b1[:, None], w1.expand(len(features), -1, -1), features.float()))
+            out = torch.baddbmm(b2[:, None], w2.expand(len(features), -1, -1), hidden)
+            return out[:, 0], torch.sigmoid(out[:, 1:]) * (1 + 2 * SIGMOID_MARGIN) - SIGMOID_MARGIN

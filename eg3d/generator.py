@@ -1,0 +1,254 @@
+"""EG3D's generator (Chan et al., CVPR 2022): codes to planes once, planes to pictures for any number of cameras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from headlift.eg3d import rays
+from headlift.eg3d.backbone import Backbone
+from headlift.eg3d.camera import orbit
+from headlift.eg3d.decoder import Decoder
+from headlift.eg3d.mapping import truncate
+from headlift.eg3d.marching import composite, interval_weights, sample_weights
+from headlift.eg3d.rays import Jitter
+from headlift.eg3d.spec import GeneratorSpec, NoiseMode
+from headlift.eg3d.superres import Superresolution
+from headlift.eg3d.triplane import Axes, look_up, merge_planes, sample_planes
+from headlift.types import Camera, RenderOutput
+
+POINTS_PER_CHUNK = 2**16
+"""Points that are decoded at once when no gradient is wanted: what stays in the cache."""
+
+
+@dataclass(frozen=True)
+class VolumeOutput:
+    """What the volume alone shows to n cameras, before super-resolution."""
+
+    features: Float[Tensor, "n f r r"]
+    """Composited features in about [-1, 1]; the first three are RGB."""
+    depth: Float[Tensor, "n 1 r r"]
+    """Expected distance along the ray (not z-depth), world units."""
+    alpha: Float[Tensor, "n 1 r r"]
+    """Accumulated opacity in [0, 1]."""
+
+
+class Generator(nn.Module):
+    """z and camera to picture, in steps that can be used one by one. Parameters carry the published names."""
+
+    def __init__(self, spec: GeneratorSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = Backbone(spec.mapping, spec.backbone, 3 * spec.plane_channels)
+        self.superresolution = Superresolution(spec.superres, spec.decoder.features, spec.mapping.w_dim)
+        self.decoder = Decoder(spec.plane_channels, spec.decoder)
+
+    @property
+    def num_ws(self) -> int:
+        """Codes that a head has."""
+        return self.spec.num_ws
+
+    @property
+    def w_avg(self) -> Float[Tensor, " w"]:
+        """The mean of w."""
+        return self.backbone.mapping.w_avg
+
+    def frontal_camera(self) -> Camera:
+        """The camera in front of the face, as the spec places it (one)."""
+        r = self.spec.render
+        camera = orbit(0.0, 0.0, r.camera_radius, r.camera_pivot, r.camera_focal)
+        return camera.to(self.w_avg.device)
+
+    def mapping(
+        self,
+        z: Float[Tensor, "n z"],
+        label: Float[Tensor, "n 25"] | Camera | None = None,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+    ) -> Float[Tensor, "n k w"]:
+        """Codes of heads: one w for each row of z, repeated for all layers, drawn towards the mean by truncation.
+
+        `label` conditions w on a camera: 25 numbers, a Camera, or None for the frontal one.
+        """
+        if label is None:
+            label = self.frontal_camera()
+        if isinstance(label, Camera):
+            label = label.label
+        w = self.backbone.mapping(z, label.expand(len(z), -1))
+        return truncate(w[:, None].repeat(1, self.num_ws, 1), self.w_avg, truncation_psi, truncation_cutoff)
+
+    def planes(
+        self,
+        ws: Float[Tensor, "n k w"],
+        noise_mode: NoiseMode = "const",
+        generator: torch.Generator | None = None,
+        fused: bool | None = None,
+    ) -> Float[Tensor, "n 3 c p p"]:
+        """The three feature planes of heads, in float32. `generator` draws the noise of mode "random"."""
+        image: Tensor = self.backbone.synthesis(ws, noise_mode, generator, fused)
+        return image.reshape(len(image), 3, self.spec.plane_channels, *image.shape[2:])
+
+    def render(
+        self,
+        planes: Float[Tensor, "b 3 c p p"],
+        ws: Float[Tensor, "b2 k w"],
+        camera: Camera,
+        neural_resolution: int | None = None,
+        jitter: Jitter | torch.Generator | None = None,
+        depth_samples: int | None = None,
+        importance_samples: int | None = None,
+        noise_mode: NoiseMode | None = None,
+    ) -> RenderOutput:
+        """Pictures of heads from n cameras. One head (b = 1) can be seen by any number of cameras at once.
+
+        The result is a function of its arguments: samples lie at the middle of their bins unless `jitter` gives a
+        generator to draw from or the numbers themselves. `noise_mode` is the super-resolution's (the spec's if None).
+        Raises ConfigError when a handed-in jitter has other shapes than the render needs.
+        """
+        volume = self.volume(planes, camera, neural_resolution, jitter, depth_samples, importance_samples)
+        image, first = self.superresolution(volume.features, ws, noise_mode)
+        raw = volume.features[:, :3]
+        overwritten = self.spec.superres.kind in ("2X", "4X") and raw.shape[-1] == first.shape[-1]
+        if self.spec.published_faults and overwritten:
+            raw = first
+        return RenderOutput(image, raw, volume.features, volume.depth, volume.alpha)
+
+    def volume(
+        self,
+        planes: Float[Tensor, "b 3 c p p"],
+        camera: Camera,
+        neural_resolution: int | None = None,
+        jitter: Jitter | torch.Generator | None = None,
+        depth_samples: int | None = None,
+        importance_samples: int | None = None,
+    ) -> VolumeOutput:
+        """What the volume shows before super-resolution; arguments as in `render`."""
+        spec = self.spec.render
+        side = neural_resolution or self.spec.neural_resolution
+        coarse = depth_samples or spec.depth_samples
+        fine = spec.importance_samples if importance_samples is None else importance_samples
+        origins, directions = rays.pixel_rays(camera, side)
+        n, m = directions.shape[:2]
+        if isinstance(jitter, torch.Generator):
+            jitter = Jitter.draw(jitter, n, m, coarse, fine)
+        elif jitter is None:
+            jitter = Jitter.centres(n, m, coarse, fine, directions.device)
+        jitter.check(n, m, coarse, fine)
+        with torch.autocast(planes.device.type, enabled=False):
+            merged, axes = merge_planes(planes.float(), self.spec.plane_layout)
+            merged = merged / 3
+            start, end = self._limits(origins, directions)
+            count = m if torch.is_grad_enabled() else max(1, POINTS_PER_CHUNK // (n * max(coarse, fine)))
+            parts = []
+            for first in range(0, m, count):
+                chosen = slice(first, first + count)
+                parts.append(
+                    self._march(
+                        merged,
+                        axes,
+                        origins[:, chosen],
+                        directions[:, chosen],
+                        start[:, chosen],
+                        end[:, chosen],
+                        jitter.rays(chosen, directions.device),
+                    )
+                )
+            features = torch.cat([part[0] for part in parts], dim=2)
+            depth, alpha, near, far = (torch.cat([part[i] for part in parts], dim=1) for i in range(1, 5))
+        if self.spec.published_faults:
+            empty = torch.where(alpha > 0, depth, torch.full_like(depth, torch.inf))
+            depth = empty.clamp(near.min(), far.max())
+        if spec.white_background:
+            features = features + (1 - alpha)[:, None]
+        return VolumeOutput(
+            (features * 2 - 1).reshape(n, -1, side, side),
+            depth.reshape(n, 1, side, side),
+            alpha.reshape(n, 1, side, side),
+        )
+
+    def query(
+        self, planes: Float[Tensor, "b 3 c p p"], xyz: Float[Tensor, "n m 3"], chunk: int = 2**20
+    ) -> tuple[Float[Tensor, "n m 1"], Float[Tensor, "n m f"]]:
+        """Density (before any activation) and colour features in about [0, 1] at points in world units.
+
+        One head (b = 1) can be asked at n sets of points. Points go through in chunks of at most `chunk`.
+        """
+        planes = planes.expand(len(xyz), -1, -1, -1, -1)
+        sigmas, features = [], []
+        for part in torch.split(xyz, max(1, chunk), dim=1):
+            looked_up = sample_planes(planes, part, self.spec.plane_layout, self.spec.render.box_warp)
+            sigma, feature = self.decoder(looked_up)
+            sigmas.append(sigma[..., None])
+            features.append(feature.mT)
+        return torch.cat(sigmas, dim=1), torch.cat(features, dim=1)
+
+    def forward(self, z: Float[Tensor, "n z"], camera: Camera) -> RenderOutput:
+        """Heads seen by the cameras that they are conditioned on."""
+        ws = self.mapping(z, camera)
+        return self.render(self.planes(ws), ws, camera)
+
+    def _limits(
+        self, origins: Float[Tensor, "n m 3"], directions: Float[Tensor, "n m 3"]
+    ) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+        spec = self.spec.render
+        if spec.ray_start == "auto" or spec.ray_end == "auto":
+            return rays.box_limits(origins, directions, spec.box_warp, self.spec.published_faults)
+        start = torch.full_like(directions[..., 0], spec.ray_start)
+        return start, torch.full_like(start, spec.ray_end)
+
+    def _march(
+        self,
+        planes: Float[Tensor, "b k c p p"],
+        axes: Axes,
+        origins: Float[Tensor, "n m 3"],
+        directions: Float[Tensor, "n m 3"],
+        start: Float[Tensor, "n m"],
+        end: Float[Tensor, "n m"],
+        jitter: Jitter,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Features [n f m], depth, alpha, nearest and farthest sample [n m] of some rays."""
+        mode = self.spec.render.clamp_mode
+        depths = rays.stratified_samples(start, end, jitter.coarse, self.spec.render.disparity_sampling)
+        sigma, colors = self._decode(planes, axes, origins, directions, depths)
+        if jitter.fine is None:
+            weights = interval_weights(depths, sigma, mode)
+            depth, alpha = composite(depths, weights)
+            return _blend(colors, sample_weights(weights)), depth, alpha, depths[..., 0], depths[..., -1]
+        with torch.no_grad():
+            coarse_weights = interval_weights(depths, sigma, mode)
+        fine = rays.importance_samples(depths.detach(), coarse_weights, jitter.fine)
+        fine_sigma, fine_colors = self._decode(planes, axes, origins, directions, fine)
+        sorted_depths, order = torch.cat([depths, fine], dim=-1).sort(dim=-1)
+        sorted_sigma = torch.cat([sigma, fine_sigma], dim=-1).gather(-1, order)
+        weights = interval_weights(sorted_depths, sorted_sigma, mode)
+        depth, alpha = composite(sorted_depths, weights)
+        # Colours stay where they are; their weights are brought back to the unsorted order instead.
+        shares = torch.zeros_like(sorted_depths).scatter(-1, order, sample_weights(weights))
+        coarse_shares, fine_shares = torch.split(shares, [depths.shape[-1], fine.shape[-1]], dim=-1)
+        features = _blend(colors, coarse_shares) + _blend(fine_colors, fine_shares)
+        return features, depth, alpha, sorted_depths[..., 0], sorted_depths[..., -1]
+
+    def _decode(
+        self,
+        planes: Float[Tensor, "b k c p p"],
+        axes: Axes,
+        origins: Float[Tensor, "n m 3"],
+        directions: Float[Tensor, "n m 3"],
+        depths: Float[Tensor, "n m s"],
+    ) -> tuple[Float[Tensor, "n m s"], Float[Tensor, "n f m s"]]:
+        n, m, s = depths.shape
+        unit = (origins[:, :, None] + depths[..., None] * directions[:, :, None]) * (2 / self.spec.render.box_warp)
+        one = planes.shape[0] == 1
+        looked_up = look_up(planes, axes, unit.reshape(1 if one else n, -1, 3))
+        sigma, colors = self.decoder(looked_up)
+        if one:
+            return sigma.reshape(n, m, s), colors.reshape(-1, n, m, s).transpose(0, 1)
+        return sigma.reshape(n, m, s), colors.reshape(n, -1, m, s)
+
+
+def _blend(colors: Float[Tensor, "n f m s"], shares: Float[Tensor, "n m s"]) -> Float[Tensor, "n f m"]:
+    """Sum of each ray's colours with their shares."""
+    return torch.einsum("nfms,nms->nfm", colors, shares)
