@@ -45,8 +45,8 @@ def output_error(path: Path | str, error: OSError) -> Exception:
     where = Path(path)
     if error.errno in _FULL:
         return OutputError(
-            f"{where} could not be written: the disk is full (or the quota used up). Free some space, or choose another "
-            "place with --out."
+            f"{where} could not be written: the disk is full (or the quota used up). Free some space, or choose "
+            "another place with --out."
         )
     if error.errno in _FORBIDDEN:
         return OutputError(
@@ -55,8 +55,8 @@ def output_error(path: Path | str, error: OSError) -> Exception:
         )
     if error.errno in _MISPLACED:
         return OutputError(
-            f"{where} could not be written: {error.strerror}. A file stands where a folder is needed, or a folder where "
-            "the file should go; choose another place with --out."
+            f"{where} could not be written: {error.strerror}. A file stands where a folder is needed, or a folder "
+            "where the file should go; choose another place with --out."
         )
     return error
 

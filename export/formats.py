@@ -97,7 +97,9 @@ def glb_bytes(
         views.append({"buffer": 0, "byteOffset": offset, "byteLength": len(data), "target": target})
         blobs.append(data + b"\0" * (-len(data) % 4))
         count = array.shape[0]
-        accessors.append({"bufferView": len(views) - 1, "componentType": component, "count": count, "type": kind} | extra)
+        accessors.append(
+            {"bufferView": len(views) - 1, "componentType": component, "count": count, "type": kind} | extra
+        )
         return len(accessors) - 1
 
     attributes = {

@@ -102,9 +102,7 @@ def grid_axis(resolution: int, box: float) -> Float[Tensor, " r"]:
 # The level
 
 
-def automatic_level(
-    sigma: Float[np.ndarray, "r r r"], box: float, views: list[RenderOutput], cameras: Camera
-) -> float:
+def automatic_level(sigma: Float[np.ndarray, "r r r"], box: float, views: list[RenderOutput], cameras: Camera) -> float:
     """The raw density at which the mesh looks like the renders.
 
     The rule. A ray meets the surface at level L when the greatest density along it is at least L. Over all rays of the
@@ -182,9 +180,7 @@ def _trilinear(volume: Float[Tensor, "r r r"], points: Float[Tensor, "m 3"], box
     return F.grid_sample(volume[None, None], grid, padding_mode="border", align_corners=True).reshape(-1)
 
 
-def _first_crossing(
-    along: Float[Tensor, "p k"], distances: Float[Tensor, "p k"], level: float
-) -> Float[Tensor, " p"]:
+def _first_crossing(along: Float[Tensor, "p k"], distances: Float[Tensor, "p k"], level: float) -> Float[Tensor, " p"]:
     """Distance at which values along a ray first reach `level`, linear between samples; infinite where never."""
     above = along >= level
     index = above.float().argmax(dim=1)
@@ -206,9 +202,7 @@ def _half_depth(along: Float[Tensor, "p k"], distances: Float[Tensor, "p k"]) ->
 # The surface
 
 
-def mesh_from_density(
-    sigma: Float[np.ndarray, "r r r"], box: float, level: float, walls: bool = False
-) -> Mesh:
+def mesh_from_density(sigma: Float[np.ndarray, "r r r"], box: float, level: float, walls: bool = False) -> Mesh:
     """The surface sigma = level of a density on the exact grid, world units, without colours.
 
     Only the largest connected piece stays. Where the surface meets the cube's border it stays open, and faces that
@@ -382,6 +376,4 @@ def cameras_around() -> Camera:
 
 
 def _join(first: Camera, second: Camera) -> Camera:
-    return Camera(
-        torch.cat([first.cam2world, second.cam2world]), torch.cat([first.intrinsics, second.intrinsics])
-    )
+    return Camera(torch.cat([first.cam2world, second.cam2world]), torch.cat([first.intrinsics, second.intrinsics]))

@@ -32,9 +32,7 @@ class Raster:
         return out
 
 
-def rasterise(
-    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], camera: Camera, size: int
-) -> Raster:
+def rasterise(vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], camera: Camera, size: int) -> Raster:
     """Draw a mesh (world units) from a camera (batch of one) into a z-buffer of size x size pixels.
 
     Triangles are grouped by the size of their boxes on the screen, and each group is tested pixel by pixel of the

@@ -23,21 +23,26 @@ def test_renamed_when_done_and_nothing_else_left(tmp_path: Path) -> None:
 def test_failure_keeps_the_old_file_and_removes_the_temporary(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     write_text(target, "old")
-    with pytest.raises(KeyError), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise KeyError("a bug of the writer")
+
+    def fail() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise KeyError("a bug of the writer")
+
+    with pytest.raises(KeyError):
+        fail()
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_full_disk(tmp_path: Path) -> None:
-    with (
-        pytest.raises(OutputError, match=r"disk is full.*--out"),
-        atomic_path(tmp_path / "a.bin") as temporary,
-        Path("/dev/full").open("wb", buffering=0) as full,
-    ):
-        temporary.write_bytes(b"half")
-        full.write(b"x" * 10)
+    def fill() -> None:
+        with atomic_path(tmp_path / "a.bin") as temporary, Path("/dev/full").open("wb", buffering=0) as full:
+            temporary.write_bytes(b"half")
+            full.write(b"x" * 10)
+
+    with pytest.raises(OutputError, match=r"disk is full.*--out"):
+        fill()
     assert os.listdir(tmp_path) == []
 
 

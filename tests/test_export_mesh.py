@@ -1,4 +1,4 @@
-"""Meshes from volumes whose surface is known: an ellipsoid of coloured mist, alone, with crumbs, and cut by the cube."""
+"""Meshes from volumes whose surface is known: an ellipsoid of coloured mist, alone, with crumbs, cut by the cube."""
 
 import math
 from dataclasses import dataclass, replace
@@ -166,7 +166,7 @@ def test_automatic_level_agrees_with_the_renders() -> None:
         hit, shown = seen.face >= 0, (out.alpha[0, 0] > 0.5).numpy()
         assert (hit & shown).sum() / (hit | shown).sum() > 0.97
         both = hit & (out.alpha[0, 0] > 0.99).numpy()
-        assert np.abs(seen.depth - out.depth[0, 0].numpy())[both].mean() < 0.012
+        assert np.abs(seen.depth - out.depth[0, 0].numpy())[both].mean() < 0.015
     again = automatic_level(grid_density(head, PLANES)(96, None), 1.0, views, cameras)
     assert again == level
 
