@@ -55,6 +55,16 @@ class LatentConfig:
     """Weight of the regulariser on the noise images (unused where the generator has none)."""
     mse: float = 0.0
     """Weight of the squared error of pixels beside the perceptual distance."""
+    raw: float = 0.0
+    """Weight of the squared error of the volume's own small picture, before super-resolution."""
+    alpha: float = 0.2
+    """Weight of opacity against the mask, where the prior's background is white; published priors have none."""
+    near_mean: float = 0.0
+    """Weight of the squared distance of the code from the mean, in standard deviations of w."""
+    candidates: int = 0
+    """Random codes that are looked at for a start; 0 starts at the mean, as published."""
+    split: float = 1.0
+    """With space `w`: share of the steps after which each layer gets a code of its own; 1 for never."""
     w_stats_samples: int = 600
     """Random codes from which mean and spread of w are taken."""
     w_stats_seed: int = 123
@@ -89,8 +99,13 @@ class TuningConfig:
     """Weight of the squared error of pixels."""
     perceptual: float = 1.0
     """Weight of the perceptual distance."""
-    stop: float = 0.06
-    """Stop once the perceptual distance is at most this (calibrated for each kind of distance)."""
+    stop: float | None = None
+    """Stop once the perceptual distance is at most this; without it the value calibrated for the kind of distance (0.06
+    for LPIPS, as published)."""
+    raw: float = 0.0
+    """Weight of the squared error of the volume's own small picture, before super-resolution."""
+    alpha: float = 0.2
+    """Weight of opacity against the mask, where the prior's background is white."""
     locality: float = 0.0
     """Weight of locality regularisation; PTI ships it switched off."""
     locality_alpha: float = 30.0
@@ -99,6 +114,10 @@ class TuningConfig:
     """Weight of the guard that keeps depth and opacity of other views as they were before tuning."""
     geometry_every: int = 4
     """The guard looks at a side view once in so many steps."""
+    side_views: int = 8
+    """Side views that the guard goes round."""
+    side_colour: float = 0.0
+    """Weight of the guard's colours: the photo carried into the side views, and its tones where it does not reach."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +131,8 @@ class InversionConfig:
     """Perceptual distance: headlift's own (offline), or LPIPS (its weights must have been fetched)."""
     preview_every: int = 25
     """A picture travels with every so many steps; 0 for none."""
+    keep_every: int = 100
+    """A state from which an interrupted run can go on is handed out every so many steps."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +183,65 @@ class ReconstructConfig:
     video: VideoConfig = field(default_factory=VideoConfig)
     mesh_formats: tuple[str, ...] = ("glb", "ply", "obj")
     """Meshes to write."""
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Random heads of a generator."""
+
+    seeds: str = "0-15"
+    """Seeds of the heads, such as 0-15 or 1,5,9-12; the same as in EG3D's own tools."""
+    weights: str = "embedded"
+    """The generator: a name from `headlift weights list`, or a .safetensors file."""
+    truncation: float = 0.8
+    """Pull towards the mean head: 1 none, 0 the mean head itself."""
+    truncation_cutoff: int | None = None
+    """Truncate only the first so many layers."""
+    yaw: tuple[float, ...] = (0.0,)
+    """Cameras, degrees to the side: one picture of each head for each."""
+    pitch: float = 0.0
+    """Height of the cameras, degrees."""
+    whole_head: bool = False
+    """Cameras with the wider lens, which see the whole head, instead of EG3D's crop cameras."""
+    columns: int | None = None
+    """Pictures in a row of the grid."""
+    video: bool = False
+    """Also a video that walks from head to head while the camera sways."""
+    frames: int = 240
+    """Its frames."""
+    fps: int = 30
+    """Frames a second."""
+    mix: str | None = None
+    """Style mixing: seeds whose colours and details are put on the shapes of `seeds`, as a table of pictures."""
+    mix_layer: int | None = None
+    """First layer that is taken from the other head; half way when not given."""
+    meshes: tuple[str, ...] = ()
+    """Also a mesh of each head, in these formats: glb, ply, obj, stl."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Files from a head."""
+
+    meshes: tuple[str, ...] = ()
+    """Meshes to write: glb, ply, obj, stl."""
+    videos: tuple[str, ...] = ()
+    """Videos to write: mp4, gif, webp."""
+    views: bool = False
+    """A grid of eight views all round."""
+    maps: bool = False
+    """Depth (16 bit and coloured) and normals, seen from the head's own camera."""
+    cameras: Path | None = None
+    """A camera path for the videos from a JSON or CSV file, instead of --video.path."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)
+    weights: str | None = None
+    """The base generator, when it is not where the head file says."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
 
 
 def preset(name: Preset) -> ReconstructConfig:

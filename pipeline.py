@@ -19,6 +19,7 @@ from torch import Tensor
 
 from headlift.config import ReconstructConfig
 from headlift.errors import DeviceError
+from headlift.evaluate import HeadCheck, check_head
 from headlift.export.mesh import Mesh, extract_mesh
 from headlift.invert.invert import invert
 from headlift.invert.result import Inversion, InversionState
@@ -38,6 +39,8 @@ class Reconstruction:
     planes: Float[Tensor, "1 3 c p p"]
     """The tuned head's tri-planes, from which every view is rendered."""
     mesh: Mesh
+    check: HeadCheck
+    """Whether the photo is matched and the sides show a whole head."""
     base_sha256: str
     """Of the generator that was tuned."""
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -79,9 +82,11 @@ def reconstruct(
     clock.lap("inversion")
     with torch.no_grad():
         planes = inversion.generator.planes(inversion.ws)
-        mesh = extract_mesh(inversion.generator, planes, inversion.ws, config.mesh)
+        mesh = extract_mesh(inversion.generator, planes, inversion.ws, config.mesh, inversion.camera)
     clock.lap("mesh")
-    return Reconstruction(pixels, crop, inversion, planes, mesh, base_sha256, clock.laps)
+    check = check_head(inversion, planes)
+    clock.lap("check")
+    return Reconstruction(pixels, crop, inversion, planes, mesh, check, base_sha256, clock.laps)
 
 
 def follow(steps: Generator[Step, None, Inversion], on_step: Callable[[Step], None]) -> Inversion:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -70,3 +70,11 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 def write_text(path: Path | str, text: str) -> None:
     """Write a whole text file at once, UTF-8. Raises OutputError when the place cannot be written."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """Leave other files alone. Raises OutputError when one of the paths is taken and `overwrite` was not asked for."""
+    taken = [] if overwrite else [path for path in paths if path.exists()]
+    if taken:
+        more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
+        raise OutputError(f"{taken[0]}{more} is already there. Give another --out, or --overwrite to replace it.")

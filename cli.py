@@ -1,0 +1,368 @@
+"""The command line: each verb parses, calls and shows. Heavy imports stand inside the verbs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import tyro
+from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
+
+from headlift.config import (
+    ExportConfig,
+    GenerateConfig,
+    PoseConfig,
+    Preset,
+    ReconstructConfig,
+    output_folder,
+    preset,
+    read_config,
+)
+from headlift.errors import HeadliftError
+
+if TYPE_CHECKING:
+    from headlift.types import Crop
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Lift the head out of a photo: mesh, turntable video, views and a report."""
+
+    photo: Positional[Path]
+    """The photo: JPEG, PNG, WebP, TIFF or (with the extra) HEIC."""
+    out: Path | None = None
+    """Folder for the results; out/NAME when not given."""
+    face: int | None = None
+    """Which face to take, counted from 1, largest first."""
+    force: bool = False
+    """Go on although the face is turned too far."""
+    overwrite: bool = False
+    """Replace other results in the folder."""
+    quiet: bool = False
+    """No progress and no notices; errors are still shown."""
+    config: Path | None = None
+    """Settings from a TOML file, such as the config.toml of an earlier run; flags change single ones."""
+    settings: Annotated[ReconstructConfig, arg(name="")] = field(default_factory=ReconstructConfig)
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Face, landmarks, crop and camera of a photo, or of each photo in a folder (with a dataset.json)."""
+
+    photo: Positional[Path]
+    """A photo or a folder of photos."""
+    out: Path | None = None
+    """Folder for the results; out/NAME-pose when not given."""
+    overwrite: bool = False
+    """Replace files of an earlier run."""
+    quiet: bool = False
+    """No notices; errors are still shown."""
+    settings: Annotated[PoseConfig, arg(name="")] = field(default_factory=PoseConfig)
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Random heads of the prior: pictures, grids, meshes, walks from head to head, style mixing."""
+
+    out: Path = Path("out/generate")
+    """Folder for the results."""
+    overwrite: bool = False
+    """Replace files of an earlier run."""
+    quiet: bool = False
+    """No progress; errors are still shown."""
+    settings: Annotated[GenerateConfig, arg(name="")] = field(default_factory=GenerateConfig)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Meshes, videos, view grids, depth and normal maps of a head."""
+
+    head: Positional[Path]
+    """A head.safetensors, or the folder of a run."""
+    out: Path | None = None
+    """Folder for the results; the head's own when not given."""
+    overwrite: bool = False
+    """Replace files that are already there."""
+    quiet: bool = False
+    """No progress; errors are still shown."""
+    settings: Annotated[ExportConfig, arg(name="")] = field(default_factory=ExportConfig)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Many photos, in worker processes; goes on where it stopped and skips what is done."""
+
+    folder: Positional[Path]
+    """Folder of photos."""
+    out: Path | None = None
+    """Folder for the results, one inside it for each photo; out/NAME when not given."""
+    workers: int = 1
+    """Processes at a time."""
+    force: bool = False
+    """Go on although a face is turned too far."""
+    overwrite: bool = False
+    """Replace other results in the folders."""
+    quiet: bool = False
+    """No progress; errors are still shown."""
+    config: Path | None = None
+    """Settings from a TOML file; flags change single ones."""
+    settings: Annotated[ReconstructConfig, arg(name="")] = field(default_factory=ReconstructConfig)
+
+
+@dataclass(frozen=True)
+class WeightsList:
+    """Every generator and network known here, and which of them are on this machine."""
+
+
+@dataclass(frozen=True)
+class WeightsImport:
+    """Read an official EG3D .pkl without running the code inside it, and write it as .safetensors."""
+
+    file: Positional[Path]
+    """The .pkl file."""
+    out: Path
+    """The .safetensors file to write."""
+    network: Literal["G_ema", "G", "D"] = "G_ema"
+    """Which of its networks."""
+    overwrite: bool = False
+    """Replace a file that is already there."""
+
+
+@dataclass(frozen=True)
+class WeightsFetch:
+    """Download weights by name; the file is checked against its sha256."""
+
+    name: Positional[str]
+    """A name from `headlift weights list`."""
+
+
+@dataclass(frozen=True)
+class WeightsVerify:
+    """Check that a file is a whole, readable checkpoint."""
+
+    file: Positional[Path]
+    """A .safetensors file."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """List, import, fetch and verify the weights of networks."""
+
+    verb: (
+        Annotated[WeightsList, subcommand("list")]
+        | Annotated[WeightsImport, subcommand("import")]
+        | Annotated[WeightsFetch, subcommand("fetch")]
+        | Annotated[WeightsVerify, subcommand("verify")]
+    )
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """What works on this machine, and what to do about what does not."""
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 nothing done, 2 for what the user can mend, 130 when interrupted."""
+    try:
+        code = run(sys.argv[1:])
+    except HeadliftError as error:
+        warn(str(error))
+        code = error.exit_code
+    except KeyboardInterrupt:
+        warn("stopped.")
+        code = 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 141
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Parse and run one command; returns the exit code.
+
+    Raises:
+        HeadliftError: whatever the user can mend.
+    """
+    if arguments == ["--version"]:
+        from headlift import __version__
+
+        show(f"headlift {__version__}")
+        return 0
+    defaults = _defaults(arguments)
+    verb: Any = tyro.cli(
+        Annotated[Reconstruct, subcommand("reconstruct", default=Reconstruct(tyro.MISSING, settings=defaults))]
+        | Annotated[Pose, subcommand("pose")]
+        | Annotated[Generate, subcommand("generate")]
+        | Annotated[Export, subcommand("export")]
+        | Annotated[Batch, subcommand("batch", default=Batch(tyro.MISSING, settings=defaults))]
+        | Annotated[Weights, subcommand("weights")]
+        | Annotated[Doctor, subcommand("doctor")],
+        args=arguments,
+        prog="headlift",
+        description="One photo of a face in, a 3D head out.",
+        config=(OmitSubcommandPrefixes,),
+    )
+    if isinstance(verb, Weights):
+        verb = verb.verb
+    return _RUNS[type(verb)](verb)
+
+
+def _defaults(arguments: list[str]) -> ReconstructConfig:
+    """Settings before single flags change them: those of --config, else those of --preset."""
+    import argparse
+
+    early = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    early.add_argument("--config", type=Path)
+    early.add_argument("--preset")
+    try:
+        known, _ = early.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        return ReconstructConfig()  # the real parser will say what is wrong
+    if known.config is not None:
+        return read_config(known.config)
+    return preset(known.preset) if known.preset in get_args(Preset) else ReconstructConfig()
+
+
+def show(text: str) -> None:
+    """A line of results, on standard output."""
+    print(text)  # noqa: T201
+
+
+def warn(text: str) -> None:
+    """A line that is not a result, on standard error."""
+    print(f"headlift: {text}", file=sys.stderr)  # noqa: T201
+
+
+def ignore(text: str) -> None:
+    """A notice nobody wants."""
+
+
+@contextmanager
+def stop_on_interrupt(notice: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """The first ctrl-C asks the optimisation to end and keep what it has; the second one stops at once."""
+    import signal
+    from types import FrameType
+
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        notice("stopping; what there is will be kept (ctrl-C again to stop at once).")
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# The verbs
+
+
+def run_reconstruct(verb: Reconstruct) -> int:
+    from headlift.progress import StepProgress
+    from headlift.run_folder import reconstruct_into
+
+    pose = verb.settings.pose
+    pose = replace(pose, face=verb.face or pose.face, force=verb.force or pose.force)
+    out = verb.out or output_folder(verb.photo)
+    with StepProgress(verb.quiet) as progress, stop_on_interrupt(progress.note) as should_stop:
+        result = reconstruct_into(
+            verb.photo, replace(verb.settings, pose=pose), out, verb.overwrite, progress.show, should_stop, progress.note
+        )
+    if verb.quiet:
+        return 0
+    if result is None:
+        show(f"{out} already holds this photo's head with these settings; --overwrite makes it anew.")
+        return 0
+    show(result.inversion.reason)
+    show("  ".join(f"{name} {value:.1f} s" for name, value in result.seconds.items()))
+    show(f"PSNR {result.check.psnr:.1f} dB over the mask;  peak memory {peak_memory():.2f} GiB")
+    for complaint in result.check.complaints:
+        warn(f"look closely: {complaint}.")
+    show(f"Results are in {out}; open {out / 'report.html'} first.")
+    return 0
+
+
+def run_pose(verb: Pose) -> int:
+    from headlift.poses import pose_folder, pose_photo
+
+    out = verb.out or Path("out") / f"{verb.photo.stem}-pose"
+    notice = ignore if verb.quiet else warn
+    if verb.photo.is_dir():
+        done, failed = pose_folder(verb.photo, out, verb.settings, verb.overwrite, notice)
+        if not verb.quiet:
+            show(f"{done} photos done, {failed} failed; the cameras are in {out / 'dataset.json'}.")
+        return 0 if done else 2
+    crop = pose_photo(verb.photo, out, verb.settings, verb.overwrite)
+    if not verb.quiet:
+        show_pose(crop)
+        show(f"Crop, overlay and camera are in {out}.")
+    return 0
+
+
+def show_pose(crop: Crop) -> None:
+    """Angles, residual and the verdict, one finding a line."""
+    from headlift.poses import pose_line
+
+    show(pose_line(crop))
+    for finding in crop.verdict.findings:
+        show(f"  {'ok  ' if finding.ok else 'POOR'}  {finding.message}")
+
+
+def run_generate(verb: Generate) -> int:
+    from headlift.generate import generate_into
+    from headlift.progress import StepProgress
+
+    with StepProgress(verb.quiet) as progress:
+        written = generate_into(verb.out, verb.settings, verb.overwrite, progress.show)
+    if not verb.quiet:
+        show(f"{len(written)} files are in {verb.out}.")
+    return 0
+
+
+def run_export(verb: Export) -> int:
+    from headlift.progress import StepProgress
+    from headlift.run_folder import export_head
+
+    with StepProgress(verb.quiet) as progress:
+        written = export_head(verb.head, verb.out, verb.settings, verb.overwrite, progress.show)
+    if not verb.quiet:
+        for path in written:
+            show(str(path))
+    return 0
+
+
+def run_batch(verb: Batch) -> int:
+    from headlift.batch import run_batch as reconstruct_all
+
+    raise NotImplementedError(reconstruct_all)
+
+
+def run_weights_list(verb: WeightsList) -> int:
+    raise NotImplementedError(verb)
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, GiB."""
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30
+
+
+_RUNS: dict[type, Callable[[Any], int]] = {
+    Reconstruct: run_reconstruct,
+    Pose: run_pose,
+    Generate: run_generate,
+    Export: run_export,
+    Batch: run_batch,
+    WeightsList: run_weights_list,
+}

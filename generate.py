@@ -1,0 +1,158 @@
+"""Random heads of a generator: codes from seeds, their pictures, mixtures and walks between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from headlift.config import GenerateConfig
+from headlift.editing.mix import style_mix, walk
+from headlift.eg3d.camera import orbit
+from headlift.eg3d.generator import Generator
+from headlift.errors import ConfigError
+from headlift.export.files import refuse_existing
+from headlift.export.formats import write_mesh
+from headlift.export.images import grid, to_uint8, write_png
+from headlift.export.mesh import extract_mesh
+from headlift.export.video import write_video
+from headlift.export.views import orbit_cameras
+from headlift.pipeline import find_device
+from headlift.types import Camera, Step
+from headlift.weights import load_generator
+
+MAX_SEEDS = 4096
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds from a list of numbers and ranges such as `0-3,7`.
+
+    Raises:
+        ConfigError: it is no such list, or names too many.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ConfigError(f"seeds {text!r} are not a list like 0-15 or 1,5,9-12")
+        low, high = int(first), int(last or first)
+        if high < low or len(seeds) + high - low >= MAX_SEEDS or high >= 2**32:
+            raise ConfigError(f"seeds {text!r}: the range {part.strip()!r} is empty or too large")
+        seeds.extend(range(low, high + 1))
+    return tuple(seeds)
+
+
+@torch.no_grad()
+def codes_of_seeds(
+    generator: Generator, seeds: Sequence[int], truncation: float, cutoff: int | None = None
+) -> Float[Tensor, "n layers w"]:
+    """Codes of the heads that EG3D's own tools give for these seeds (normal numbers of NumPy's RandomState)."""
+    z = np.stack([np.random.RandomState(seed).randn(generator.spec.mapping.z_dim) for seed in seeds])  # noqa: NPY002
+    device = generator.w_avg.device
+    return generator.mapping(torch.from_numpy(z).float().to(device), None, truncation, cutoff)
+
+
+@torch.no_grad()
+def pictures(
+    generator: Generator, codes: Float[Tensor, "n layers w"], cameras: Camera
+) -> Iterator[list[UInt8[np.ndarray, "h w 3"]]]:
+    """For each code, its picture from each camera; planes are computed once a head."""
+    for code in codes:
+        ws = code[None]
+        planes = generator.planes(ws)
+        yield [to_uint8(generator.render(planes, ws, cameras[i : i + 1]).image) for i in range(len(cameras))]
+
+
+@torch.no_grad()
+def mixtures(
+    generator: Generator, shapes: Float[Tensor, "n layers w"], looks: Float[Tensor, "m layers w"], layer: int, camera: Camera
+) -> list[list[UInt8[np.ndarray, "h w 3"]]]:
+    """Table of style mixtures: row i has the shape of `shapes[i]`, column j the colours of `looks[j]`."""
+    rows = []
+    for shape in shapes:
+        mixed = torch.cat([style_mix(shape[None], look[None], layer) for look in looks])
+        rows.append([views[0] for views in pictures(generator, mixed, camera)])
+    return rows
+
+
+@torch.no_grad()
+def interpolation(
+    generator: Generator, keyframes: Float[Tensor, "k layers w"], frames: int
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """A looping walk from head to head while the camera sways: yaw 20 degrees to either side, twice a keyframe."""
+    turns = max(1, len(keyframes))
+    for i, code in enumerate(walk(keyframes, frames)):
+        phase = 2 * math.pi * i / frames
+        camera = orbit(math.radians(20) * math.sin(turns * phase), math.radians(4) * math.cos(turns * phase))
+        ws = code[None]
+        yield to_uint8(generator.render(generator.planes(ws), ws, camera.to(ws.device)).image)
+
+
+def generate_into(
+    folder: Path,
+    config: GenerateConfig,
+    overwrite: bool = False,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> list[Path]:
+    """Write random heads: `seedNNNN.png` for each, `grid.png`, and what else was asked for; returns the files.
+
+    Raises:
+        ConfigError: seeds or layers that do not exist.
+        OutputError: files are in the way and `overwrite` was not asked for, or the place cannot be written.
+    """
+    seeds = parse_seeds(config.seeds)
+    mixed = parse_seeds(config.mix) if config.mix else ()
+    names = [f"seed{seed:04d}.png" for seed in seeds] + ["grid.png"]
+    names += [f"seed{seed:04d}.{suffix}" for seed in seeds for suffix in config.meshes]
+    names += ["walk.mp4"] if config.video else []
+    names += ["mix.png"] if mixed else []
+    written = [folder / name for name in names]
+    refuse_existing(written, overwrite)
+
+    generator, _ = load_generator(config.weights, find_device(config.device))
+    codes = codes_of_seeds(generator, seeds, config.truncation, config.truncation_cutoff)
+    cameras = _cameras(config).to(codes.device)
+    sheet = []
+    for i, views in enumerate(pictures(generator, codes, cameras)):
+        write_png(folder / names[i], grid(views, columns=len(views)))
+        sheet.extend(views)
+        on_step(Step("heads", i + 1, len(seeds)))
+    columns = config.columns or math.ceil(math.sqrt(len(seeds)))
+    write_png(folder / "grid.png", grid(sheet, columns=columns * len(cameras)))
+    for i, seed in enumerate(seeds if config.meshes else ()):
+        ws = codes[i : i + 1]
+        with torch.no_grad():
+            mesh = extract_mesh(generator, generator.planes(ws), ws, config.mesh)
+        for suffix in config.meshes:
+            write_mesh(mesh, folder / f"seed{seed:04d}.{suffix}", config.mesh.metres_per_unit)
+        on_step(Step("meshes", i + 1, len(seeds)))
+    if mixed:
+        looks = codes_of_seeds(generator, mixed, config.truncation, config.truncation_cutoff)
+        layer = generator.num_ws // 2 if config.mix_layer is None else config.mix_layer
+        rows = mixtures(generator, codes, looks, layer, cameras[:1])
+        write_png(folder / "mix.png", grid([picture for row in rows for picture in row], columns=len(mixed)))
+    if config.video:
+        frames = _counted(interpolation(generator, codes, config.frames), config.frames, on_step)
+        write_video(frames, folder / "walk.mp4", config.fps)
+    return written
+
+
+def _cameras(config: GenerateConfig) -> Camera:
+    yaw = torch.tensor([math.radians(angle) for angle in config.yaw])
+    if not len(yaw):
+        raise ConfigError("--yaw needs at least one angle")
+    pitch = torch.full_like(yaw, math.radians(config.pitch))
+    return orbit_cameras(yaw, pitch) if config.whole_head else orbit(yaw, pitch)
+
+
+def _counted(
+    frames: Iterator[UInt8[np.ndarray, "h w 3"]], total: int, on_step: Callable[[Step], None]
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    for i, frame in enumerate(frames):
+        on_step(Step("frames", i + 1, total))
+        yield frame
