@@ -22,6 +22,7 @@ from headlift.export.mesh import (
     grid_axis,
     grid_density,
     mesh_from_density,
+    simplify,
 )
 from headlift.export.raster import rasterise
 from headlift.export.views import orbit_cameras, render_views
@@ -206,6 +207,18 @@ def test_views_paint_only_what_they_see() -> None:
     assert mesh.colors[front, 1].max() < 0.05
     expected = srgb_to_linear((0.5 + 1.2 * mesh.vertices).clip(0, 1))
     assert np.abs(mesh.colors - expected)[back].max() < 0.06
+
+
+def test_simplified_mesh_keeps_its_shape_and_colours() -> None:
+    mesh = mesh_from_density(ball(64), 1.0, 0.0)
+    mesh = replace(mesh, colors=(0.5 + mesh.vertices).astype(np.float32))
+    small = simplify(mesh, 3000)
+    assert len(small.faces) <= 3100 < len(mesh.faces)
+    assert volume(small) == pytest.approx(volume(mesh), rel=1e-2)
+    assert small.colors is not None
+    assert np.abs(small.colors - (0.5 + small.vertices)).max() < 0.02
+    assert ((small.normals * small.vertices).sum(axis=1) / 0.3).min() > 0.98
+    assert simplify(small, 10**6) is small
 
 
 def test_extraction_is_deterministic() -> None:
