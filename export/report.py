@@ -350,10 +350,9 @@ h2 { margin: 0 0 6px; font-size: 18px; font-weight: 650; }
 section { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 20px 22px;
   margin-bottom: 20px; min-width: 0; }
 .note { margin: 0 0 14px; color: var(--soft); font-size: 14px; max-width: 72ch; }
-.figures { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start; }
-figure { margin: 0; }
-figure.photo { flex: 2 1 320px; max-width: 560px; }
-figure.square { flex: 1 1 200px; max-width: 300px; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(46%, 190px), 1fr)); gap: 16px; }
+figure { margin: 0; min-width: 0; }
+figure.photo { grid-column: span 2; grid-row: span 2; }
 figure img { width: 100%; display: block; border-radius: 8px; background: #fff; }
 figcaption { margin-top: 6px; color: var(--soft); font-size: 13.5px; }
 img.wide { width: 100%; display: block; border-radius: 8px; }

@@ -159,11 +159,11 @@ def browser() -> Iterator[Any]:
 
 def test_opens_from_the_disk_with_the_network_off(browser: Any, tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", full_report())
-    context = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light", offline=True)
+    context = browser.new_context(viewport={"width": 800, "height": 600}, color_scheme="light", offline=True)
     page = context.new_page()
     complaints: list[str] = []
     requests: list[str] = []
-    page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda e: complaints.append(str(e)))
     page.on("request", lambda r: requests.append(r.url[:60]))
     page.goto((tmp_path / "report.html").as_uri())
@@ -186,15 +186,14 @@ def test_opens_from_the_disk_with_the_network_off(browser: Any, tmp_path: Path) 
 
     outside = [url for url in requests if not url.startswith(("file:", "data:", "blob:"))]
     assert outside == []
-    own = [c for c in complaints if "GPU stall" not in c and "GL Driver Message" not in c]
-    assert own == []
+    assert complaints == []
     assert (light, dark) == ("rgb(246, 245, 242)", "rgb(22, 24, 28)")
     assert broken == 0
     assert wide <= 0
     # The ball: red on the left, green on the right, lit and not black, about in the middle.
     red, green = pixels[..., 0] - pixels[..., 1] > 60, pixels[..., 1] - pixels[..., 0] > 60
-    assert red.sum() > 5000
-    assert green.sum() > 5000
+    assert red.sum() > 4000
+    assert green.sum() > 4000
     assert np.nonzero(red)[1].mean() < pixels.shape[1] / 2 < np.nonzero(green)[1].mean()
     assert abs(np.nonzero(red | green)[0].mean() - pixels.shape[0] / 2) < 0.1 * pixels.shape[0]
     assert pixels[red][:, 0].max() > 150
