@@ -275,7 +275,13 @@ def run_reconstruct(verb: Reconstruct) -> int:
     out = verb.out or output_folder(verb.photo)
     with StepProgress(verb.quiet) as progress, stop_on_interrupt(progress.note) as should_stop:
         result = reconstruct_into(
-            verb.photo, replace(verb.settings, pose=pose), out, verb.overwrite, progress.show, should_stop, progress.note
+            verb.photo,
+            replace(verb.settings, pose=pose),
+            out,
+            verb.overwrite,
+            progress.show,
+            should_stop,
+            progress.note,
         )
     if verb.quiet:
         return 0

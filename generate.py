@@ -52,7 +52,7 @@ def codes_of_seeds(
     generator: Generator, seeds: Sequence[int], truncation: float, cutoff: int | None = None
 ) -> Float[Tensor, "n layers w"]:
     """Codes of the heads that EG3D's own tools give for these seeds (normal numbers of NumPy's RandomState)."""
-    z = np.stack([np.random.RandomState(seed).randn(generator.spec.mapping.z_dim) for seed in seeds])  # noqa: NPY002
+    z = np.stack([np.random.RandomState(seed).randn(generator.spec.mapping.z_dim) for seed in seeds])
     device = generator.w_avg.device
     return generator.mapping(torch.from_numpy(z).float().to(device), None, truncation, cutoff)
 
@@ -70,7 +70,11 @@ def pictures(
 
 @torch.no_grad()
 def mixtures(
-    generator: Generator, shapes: Float[Tensor, "n layers w"], looks: Float[Tensor, "m layers w"], layer: int, camera: Camera
+    generator: Generator,
+    shapes: Float[Tensor, "n layers w"],
+    looks: Float[Tensor, "m layers w"],
+    layer: int,
+    camera: Camera,
 ) -> list[list[UInt8[np.ndarray, "h w 3"]]]:
     """Table of style mixtures: row i has the shape of `shapes[i]`, column j the colours of `looks[j]`."""
     rows = []

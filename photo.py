@@ -45,7 +45,9 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        raise PhotoError(f"{path} is a folder; give one photo (only `headlift pose` and `headlift batch` take folders).")
+        raise PhotoError(
+            f"{path} is a folder; give one photo (only `headlift pose` and `headlift batch` take folders)."
+        )
     if not path.exists():
         raise PhotoError(f"{path}: no such file. Check the name and the folder you are in.")
     try:
@@ -92,9 +94,7 @@ def _to_srgb(image: Image) -> Image:
     if image.mode.startswith("I") or image.mode == "F":
         return PilImage.fromarray(_eight_bits(np.asarray(image, dtype=np.float64))).convert("RGB")
     profile = image.info.get("icc_profile")
-    if image.mode == "P" or "transparency" in image.info:
-        image = image.convert("RGBA")
-    elif image.mode in ("LA", "La", "PA", "RGBa"):
+    if image.mode == "P" or "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBa"):
         image = image.convert("RGBA")
     if image.mode == "RGBA":
         white = PilImage.new("RGBA", image.size, (255, 255, 255, 255))

@@ -20,13 +20,13 @@ def style_mix(
     """
     layers = coarse.shape[1]
     if not 0 <= crossover <= layers:
-        raise ConfigError(f"the crossover layer is {crossover}, but this generator has {layers} layers; take 0 to {layers}")
+        raise ConfigError(
+            f"the crossover layer is {crossover}, but this generator has {layers} layers; take 0 to {layers}"
+        )
     return torch.cat([coarse[:, :crossover], fine[:, crossover:]], dim=1)
 
 
-def walk(
-    keyframes: Float[Tensor, "k layers w"], frames: int, loop: bool = True
-) -> Float[Tensor, "frames layers w"]:
+def walk(keyframes: Float[Tensor, "k layers w"], frames: int, loop: bool = True) -> Float[Tensor, "frames layers w"]:
     """Codes along a cubic spline through the keyframes, `frames` in all.
 
     A loop returns to its first keyframe without a jump in position, velocity or curvature; an open walk ends on the

@@ -99,7 +99,9 @@ def test_eg3d_needs_torch_numpy_jaxtyping_and_safetensors_alone() -> None:
 def test_third_party_packages_are_imported_by_their_owners_alone() -> None:
     heavy = {"mediapipe": 1, "facenet_pytorch": 1, "lpips": 1, "mcubes": 1, "av": 1}
     for package, most in heavy.items():
-        users = [name for name, path in modules().items() if within_root(package, imports(path)) and "benchmarks" not in name]
+        users = [
+            name for name, path in modules().items() if within_root(package, imports(path)) and "benchmarks" not in name
+        ]
         light = [n for n in users if not n.startswith("doctor")]
         assert len(light) <= most, f"{package} is imported in {light}"
 

@@ -1,0 +1,203 @@
+"""The command line as a user meets it: quick help, clear errors, nothing half-written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from headlift import cli
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 2) -> str:
+    """Run a command that must end with an exit code, no traceback and one message; returns that message."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["headlift", *map(str, arguments)])
+        cli.main()
+    output = capsys.readouterr()
+    assert ended.value.code == code, output
+    assert "Traceback" not in output.out + output.err
+    return output.err
+
+
+def astronaut() -> np.ndarray:
+    import skimage.data
+
+    return skimage.data.astronaut()
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "astronaut.png"
+    Image.fromarray(astronaut()).save(path)
+    return path
+
+
+@pytest.mark.parametrize("verb", [[], ["reconstruct"], ["pose"], ["generate"], ["export"], ["weights", "import"]])
+def test_help_is_quick_and_loads_no_network(verb: list[str]) -> None:
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "headlift", *verb, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seconds = time.perf_counter() - start
+    assert "usage: headlift" in done.stdout
+    assert " torch\n" not in done.stderr
+    assert seconds < 3.0  # half a second on an idle machine; tests share theirs
+
+
+def test_help_names_every_verb() -> None:
+    done = subprocess.run([sys.executable, "-m", "headlift", "--help"], capture_output=True, text=True, check=True)
+    for verb in ("reconstruct", "pose", "generate", "export", "batch", "weights", "doctor"):
+        assert f"• {verb}" in done.stdout
+
+
+def test_settings_come_from_preset_then_file_then_flags(tmp_path: Path) -> None:
+    from headlift.config import preset
+
+    assert cli._defaults(["reconstruct", "a.jpg", "--preset", "fast"]) == preset("fast")
+    path = tmp_path / "c.toml"
+    path.write_text('preset = "fast"\nseed = 7\n[inversion.latent]\nsteps = 3\n')
+    config = cli._defaults(["reconstruct", "a.jpg", f"--config={path}", "--seed", "9"])
+    assert config.seed == 7
+    assert config.inversion.latent.steps == 3
+    assert config.inversion.tuning == preset("fast").inversion.tuning
+
+
+def test_unknown_settings_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("[inversion]\nstpes = 3\n")
+    assert "stpes" in fails(capsys, "reconstruct", "a.jpg", "--config", path)
+    path.write_text("this is no toml")
+    assert "TOML" in fails(capsys, "reconstruct", "a.jpg", "--config", path)
+    assert "cannot be read" in fails(capsys, "reconstruct", "a.jpg", "--config", tmp_path / "none.toml")
+
+
+def picture(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.mark.parametrize("verb", ["reconstruct", "pose"])
+def test_bad_photos_leave_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("not a photo\n" * 50)
+    whole = picture(tmp_path / "whole.jpg", astronaut()).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 3])
+    Image.new("RGB", (1, 1)).save(tmp_path / "one.png")
+    Image.new("1", (20_001, 10_000)).save(tmp_path / "huge.png")
+    random = np.random.default_rng(0)
+    picture(tmp_path / "noface.png", random.integers(100, 140, (300, 300, 3)).astype(np.uint8))
+    small = Image.new("RGB", (400, 400), (90, 120, 90))
+    small.paste(Image.fromarray(astronaut()).crop((150, 20, 300, 230)).resize((25, 35)), (180, 180))
+    small.save(tmp_path / "small.png")
+    cases = {
+        "empty.jpg": "empty",
+        "text.jpg": "not a picture",
+        "cut.jpg": "damaged",
+        "one.png": "1 x 1",
+        "huge.png": "megapixels",
+        "missing.jpg": "no such file",
+        "noface.png": "face",
+        "small.png": "face",
+    }
+    for name, words in cases.items():
+        out = tmp_path / "out" / name
+        message = fails(capsys, verb, tmp_path / name, "--out", out)
+        assert words in message, (name, message)
+        assert not out.exists(), name
+
+
+def test_reconstruct_wants_a_photo_not_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is a folder" in fails(capsys, "reconstruct", tmp_path)
+
+
+def test_a_face_that_is_not_there(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = fails(capsys, "pose", photo, "--face", 3, "--out", tmp_path / "out")
+    assert "3" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_devices_and_weights(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ("--out", tmp_path / "out")
+    assert "unknown device" in fails(capsys, "reconstruct", photo, "--device", "abacus", *out)
+    assert "not here" in fails(capsys, "reconstruct", photo, "--device", "cuda:99", *out)
+    assert "nothing.safetensors" in fails(
+        capsys, "reconstruct", photo, "--weights", tmp_path / "nothing.safetensors", *out
+    )
+    assert "nonsense" in fails(capsys, "generate", "--weights", "nonsense", *out)
+
+
+def test_outputs_that_cannot_be_written(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    assert "taken" in fails(capsys, "reconstruct", photo, "--out", taken)
+    assert "taken" in fails(capsys, "pose", photo, "--out", taken / "inside")
+    assert taken.read_text() == "a file"
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "diary.txt").write_text("dear diary")
+    assert "--overwrite" in fails(capsys, "reconstruct", photo, "--out", mine)
+    assert [path.name for path in mine.iterdir()] == ["diary.txt"]
+
+
+def test_pose_writes_crop_overlay_and_camera(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    out = tmp_path / "pose"
+    assert cli.run(["pose", str(photo), "--out", str(out)]) == 0
+    assert "yaw" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["camera.json", "crop.png", "pose.png"]
+    record = json.loads((out / "camera.json").read_text())
+    assert len(record["label"]) == 25
+    rotation = np.array(record["label"][:16]).reshape(4, 4)[:3, :3]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-5)
+    assert Image.open(out / "crop.png").size == (512, 512)
+    assert "already there" in fails(capsys, "pose", photo, "--out", out)
+
+
+def test_pose_of_a_folder_is_a_dataset(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(astronaut()).save(folder / "a.png")
+    (folder / "broken.jpg").write_text("no picture")
+    (folder / "notes.txt").write_text("not looked at")
+    assert cli.run(["pose", str(folder), "--out", str(tmp_path / "set")]) == 0
+    output = capsys.readouterr()
+    assert "1 photos done, 1 failed" in output.out
+    assert "broken.jpg" in output.err
+    labels = json.loads((tmp_path / "set" / "dataset.json").read_text())["labels"]
+    assert [name for name, _ in labels] == ["a.png"]
+    assert len(labels[0][1]) == 25
+
+
+def test_a_drawing_goes_through_or_is_refused_clearly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawing = Image.new("RGB", (400, 400), "white")
+    pen = ImageDraw.Draw(drawing)
+    pen.ellipse((100, 60, 300, 340), outline="black", fill=(250, 220, 190), width=4)
+    for x in (160, 240):
+        pen.ellipse((x - 22, 160, x + 22, 184), outline="black", fill="white", width=3)
+        pen.ellipse((x - 8, 164, x + 8, 180), fill="black")
+    pen.line((200, 190, 190, 235, 210, 238), fill="black", width=3)
+    pen.arc((155, 240, 245, 290), 10, 170, fill=(180, 40, 40), width=5)
+    drawing.save(tmp_path / "drawing.png")
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["headlift", "pose", str(tmp_path / "drawing.png"), "--out", str(out)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    output = capsys.readouterr()
+    if ended.value.code == 0:
+        assert "POOR" in output.out
+    else:
+        assert ended.value.code == 2
+        assert "face" in output.err
