@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from headlift.types import Camera
+from headlift.types import Camera, RenderOutput
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,18 @@ def rasterise(vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"],
         weights[seen] = np.concatenate(found_weights)[first]
         depth[seen] = distance[first] * _ray_length(k, size).ravel()[seen]
     return Raster(face.reshape(size, size), weights.reshape(size, size, 3), depth.reshape(size, size))
+
+
+def silhouette_iou(
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], views: Sequence[RenderOutput], cameras: Camera
+) -> Float[np.ndarray, " n"]:
+    """Intersection over union of a mesh's silhouette with rendered alpha > 0.5, for each of n views."""
+    scores = []
+    for i, view in enumerate(views):
+        shown = (view.alpha[0, 0] > 0.5).cpu().numpy()
+        hit = rasterise(vertices, faces, cameras[i : i + 1], shown.shape[0]).face >= 0
+        scores.append((hit & shown).sum() / max(1, (hit | shown).sum()))
+    return np.array(scores)
 
 
 def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:

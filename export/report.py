@@ -369,7 +369,7 @@ svg polyline, svg line[class^=s] { fill: none; stroke-width: 1.8; stroke-linejoi
 .s4 { stroke: var(--c4); } .s5 { stroke: var(--c5); }
 table { border-collapse: collapse; width: 100%; font-size: 14.5px; }
 td, th { padding: 6px 10px 6px 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
-  overflow-wrap: anywhere; }
+  overflow-wrap: break-word; }
 tr:last-child td { border-bottom: 0; }
 th { color: var(--soft); font-weight: 500; font-size: 13px; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
