@@ -1,4 +1,4 @@
-"""The command line: each verb parses, calls and shows. Heavy imports stand inside the verbs, so that `--help` is instant."""
+"""The command line: each verb parses, calls and shows. Heavy imports stand inside the verbs: `--help` is instant."""
 
 from __future__ import annotations
 
@@ -336,7 +336,7 @@ def run_generate(verb: Generate) -> int:
 
 def run_export(verb: Export) -> int:
     from headlift.progress import StepProgress
-    from headlift.run_folder import export_head
+    from headlift.outputs import export_head
 
     with StepProgress(verb.quiet) as progress:
         written = export_head(verb.head, verb.out, verb.settings, verb.overwrite, progress.show)

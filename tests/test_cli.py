@@ -16,13 +16,20 @@ from headlift import cli
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 2) -> str:
     """Run a command that must end with an exit code, no traceback and one message; returns that message."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", ["headlift", *map(str, arguments)])
-        cli.main()
+    ended = ending(*arguments)
     output = capsys.readouterr()
-    assert ended.value.code == code, output
+    assert ended == code, output
     assert "Traceback" not in output.out + output.err
     return output.err
+
+
+def ending(*arguments: object) -> object:
+    """Exit code of a command, run in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["headlift", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    return ended.value.code
 
 
 def astronaut() -> np.ndarray:
@@ -191,13 +198,10 @@ def test_a_drawing_goes_through_or_is_refused_clearly(tmp_path: Path, capsys: py
     pen.arc((155, 240, 245, 290), 10, 170, fill=(180, 40, 40), width=5)
     drawing.save(tmp_path / "drawing.png")
     out = tmp_path / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["headlift", "pose", str(tmp_path / "drawing.png"), "--out", str(out)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
+    ended = ending("pose", tmp_path / "drawing.png", "--out", out)
     output = capsys.readouterr()
-    if ended.value.code == 0:
+    if ended == 0:
         assert "POOR" in output.out
     else:
-        assert ended.value.code == 2
+        assert ended == 2
         assert "face" in output.err
