@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from headlift.errors import ConfigError
 
@@ -246,8 +246,6 @@ class ExportConfig:
 
 def preset(name: Preset) -> ReconstructConfig:
     """The settings that a preset stands for; single fields can then be replaced."""
-    if name not in get_args(Preset):
-        raise ConfigError(f"unknown preset {name!r}; there are {', '.join(get_args(Preset))}")
     base = ReconstructConfig(preset=name)
     if name == "standard":
         return base
@@ -282,8 +280,11 @@ def from_table(table: dict[str, object]) -> ReconstructConfig:
     from dacite import Config, DaciteError, from_dict
 
     table = {key: value for key, value in table.items() if key != "run"}
+    name = table.get("preset", "standard")
+    if name not in get_args(Preset):
+        raise ConfigError(f"unknown preset {name!r}; there are {', '.join(get_args(Preset))}")
     try:
-        base = preset(table.get("preset", "standard"))  # type: ignore[arg-type]
+        base = preset(cast(Preset, name))
         merged = _merge(asdict(base), table, "")
         return from_dict(ReconstructConfig, merged, Config(strict=True, cast=[tuple], check_types=True))
     except DaciteError as error:

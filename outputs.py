@@ -53,7 +53,7 @@ def write_crop(out: Path, photo: UInt8[np.ndarray, "h w 3"], crop: Crop) -> None
 def write_results(
     out: Path, name: str, config: ReconstructConfig, result: Reconstruction, on_step: Callable[[Step], None]
 ) -> None:
-    """Everything a finished inversion gives: the head file first, the report last. `name` is what the report calls it."""
+    """Everything that a finished inversion gives, the head file first; `name` is what the report calls it."""
     inversion = result.inversion
     base, _ = load_generator(config.weights, "cpu")
     save_head(out / HEAD, inversion, base, result.base_sha256, result.crop, config)
