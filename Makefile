@@ -20,7 +20,7 @@ $(READY): pyproject.toml Makefile
 	@touch $(READY)
 
 demo: setup  ## run the main job on a real photo, into out/demo
-	$(BIN)/python -m headlift.benchmarks.demo out/demo
+	$(BIN)/python benchmarks/demo.py out/demo
 
 test: setup  ## the tests
 	$(BIN)/python -m pytest
