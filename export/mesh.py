@@ -65,7 +65,8 @@ def extract_mesh(
     level = config.level
     views = list(render_views(generator, planes, ws, cameras)) if config.colors or level is None else []
     if level is None:
-        level = automatic_level(density(min(config.resolution, 128), None), box, views, cameras)
+        every = slice(len(views) - 14, None, 2)  # seven of the fourteen around
+        level = automatic_level(density(min(config.resolution, 128), None), box, views[every], cameras[every])
     mesh = mesh_from_density(density(config.resolution, level), box, level, config.walls)
     if config.colors:
         boost = [4.0 if camera is not None and i == 0 else 1.0 for i in range(len(views))]
@@ -114,42 +115,35 @@ def automatic_level(sigma: Float[np.ndarray, "r r r"], box: float, views: list[R
     Raises MeshError when no view shows anything.
     """
     volume = torch.from_numpy(sigma)
-    greatest, inside, half, crossings, view = [], [], [], [], []
+    rays = []
     for i, out in enumerate(views):
         alpha = out.alpha[0, 0].float().cpu()
         step = max(1, alpha.shape[0] // 64)
         along, distances = _densities_along_rays(volume, box, cameras[i : i + 1], alpha.shape[0], step)
-        greatest.append(along.amax(dim=1))
-        inside.append((alpha[::step, ::step] > 0.5).reshape(-1))
-        half.append(_half_depth(along, distances))
-        crossings.append((along, distances))
-        view.append(torch.full((len(along),), i))
-    peaks, shown = torch.cat(greatest), torch.cat(inside)
-    if not shown.any():
+        rays.append((along, distances, (alpha[::step, ::step] > 0.5).reshape(-1)))
+    shown = torch.cat([along.amax(dim=1)[inside] for along, _, inside in rays])
+    if len(shown) == 0:
         raise MeshError(
             "The head has no surface: its renders are empty from every side. Try another seed, or look at the views "
             "before taking a mesh."
         )
-    candidates = torch.quantile(peaks[shown][:: max(1, int(shown.sum()) // 10**6)], torch.linspace(0.001, 0.9, 120))
-    candidates = candidates.unique()
+    candidates = torch.quantile(shown, torch.linspace(0.001, 0.9, 120)).unique()
     scores = torch.zeros(len(candidates))
-    for peak, truth in zip(greatest, inside, strict=True):
-        hit = peak[:, None] >= candidates
-        union = (hit | truth[:, None]).sum(dim=0)
-        scores += (hit & truth[:, None]).sum(dim=0) / union.clamp(min=1)
-    scores /= len(views)
-    close = torch.nonzero(scores >= scores.max() - 0.01)[:, 0]
-    close = close[torch.linspace(0, len(close) - 1, min(len(close), 12)).round().long()].unique()
-    errors = []
-    for level in candidates[close]:
-        total, count = 0.0, 0
-        for (along, distances), truth, middle in zip(crossings, inside, half, strict=True):
-            depth = _first_crossing(along, distances, float(level))
-            both = truth & depth.isfinite() & middle.isfinite()
-            total += float((depth - middle)[both].abs().sum())
-            count += int(both.sum())
-        errors.append(total / max(count, 1))
-    return float(candidates[close[int(np.argmin(errors))]])
+    for along, _, inside in rays:
+        hit = along.amax(dim=1, keepdim=True) >= candidates
+        union = (hit | inside[:, None]).sum(dim=0)
+        scores += (hit & inside[:, None]).sum(dim=0) / union.clamp(min=1) / len(rays)
+    close = candidates[scores >= scores.max() - 0.01]
+    close = close[torch.linspace(0, len(close) - 1, min(len(close), 12)).round().long()]
+    distance, count = torch.zeros(len(close)), torch.zeros(len(close))
+    for along, distances, inside in rays:
+        stopped = torch.cumsum(F.softplus(along - 1) * (distances[:, 1:2] - distances[:, :1]), dim=1)
+        middle = first_crossings(stopped, distances, torch.tensor([math.log(2)]))
+        apart = (first_crossings(along, distances, close) - middle).abs()
+        valid = inside[:, None] & apart.isfinite()
+        distance += torch.where(valid, apart, 0.0).sum(dim=0)
+        count += valid.sum(dim=0)
+    return float(close[(distance / count.clamp(min=1)).argmin()])
 
 
 def _densities_along_rays(
@@ -166,7 +160,7 @@ def _densities_along_rays(
     sides = torch.stack([(-box / 2 - origin) / safe, (box / 2 - origin) / safe])
     near = sides.amin(dim=0).amax(dim=-1).clamp(min=0)
     far = torch.maximum(sides.amax(dim=0).amin(dim=-1), near)
-    count = int(1.5 * volume.shape[0])
+    count = volume.shape[0]
     distances = near[:, None] + (far - near)[:, None] * ((torch.arange(count) + 0.5) / count)
     points = origin + rays[:, None] * distances[..., None]
     along = _trilinear(volume, points.reshape(-1, 3), box).reshape(distances.shape)
@@ -180,23 +174,21 @@ def _trilinear(volume: Float[Tensor, "r r r"], points: Float[Tensor, "m 3"], box
     return F.grid_sample(volume[None, None], grid, padding_mode="border", align_corners=True).reshape(-1)
 
 
-def _first_crossing(along: Float[Tensor, "p k"], distances: Float[Tensor, "p k"], level: float) -> Float[Tensor, " p"]:
-    """Distance at which values along a ray first reach `level`, linear between samples; infinite where never."""
-    above = along >= level
-    index = above.float().argmax(dim=1)
-    before = (index - 1).clamp(min=0)
-    rows = torch.arange(len(along))
-    a, b = along[rows, before], along[rows, index]
-    t = torch.where(b > a, (level - a) / (b - a).clamp(min=1e-12), torch.ones_like(a)).clamp(0, 1)
-    depth = distances[rows, before] + (distances[rows, index] - distances[rows, before]) * t
-    return torch.where(above.any(dim=1), depth, torch.full_like(depth, math.inf))
+def first_crossings(
+    along: Float[Tensor, "p k"], distances: Float[Tensor, "p k"], levels: Float[Tensor, " c"]
+) -> Float[Tensor, "p c"]:
+    """Distances at which values along each ray first reach each level, linear between samples; infinite where never.
 
-
-def _half_depth(along: Float[Tensor, "p k"], distances: Float[Tensor, "p k"]) -> Float[Tensor, " p"]:
-    """Distance at which the transmittance of softplus(sigma - 1) falls to one half; infinite where it never does."""
-    spacing = distances[:, 1:2] - distances[:, :1]
-    stopped = torch.cumsum(F.softplus(along - 1) * spacing, dim=1)
-    return _first_crossing(stopped, distances + spacing / 2, math.log(2))
+    A ray that starts at or above the level crosses it at its first sample.
+    """
+    last = along.shape[1] - 1
+    rising = torch.cummax(along, dim=1).values
+    index = torch.searchsorted(rising, levels.expand(len(along), -1).contiguous())
+    after, before = index.clamp(max=last), (index - 1).clamp(0, last)
+    a, b = along.gather(1, before), along.gather(1, after)
+    t = torch.where(b > a, (levels - a) / (b - a).clamp(min=1e-12), 1.0).clamp(0, 1)
+    near, far = distances.gather(1, before), distances.gather(1, after)
+    return torch.where(index <= last, near + (far - near) * t, math.inf)
 
 
 # The surface

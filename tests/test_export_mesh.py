@@ -19,6 +19,7 @@ from headlift.export.mesh import (
     automatic_level,
     extract_mesh,
     face_weighted_normals,
+    first_crossings,
     grid_axis,
     grid_density,
     mesh_from_density,
@@ -153,6 +154,14 @@ def test_grid_density_in_slabs_is_the_query_at_the_exact_points() -> None:
     sigma = grid_density(head, PLANES)(20, None)
     at = torch.tensor([[[-0.5 + 3 / 19, -0.5 + 11 / 19, -0.5 + 9 / 19]]])
     assert sigma[3, 11, 9] == pytest.approx(float(head.query(PLANES, at)[0]), rel=1e-5)
+
+
+def test_first_crossings_by_hand() -> None:
+    along = torch.tensor([[0.0, 2.0, 1.0, 5.0], [3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.5]])
+    distances = torch.tensor([1.0, 2.0, 3.0, 4.0]).expand(3, 4)
+    found = first_crossings(along, distances, torch.tensor([1.0, 3.0]))
+    # Row 1: 1 lies half way from 0 to 2; 3 half way from 1 to 5. Row 2 starts above both. Row 3 reaches neither.
+    torch.testing.assert_close(found, torch.tensor([[1.5, 3.5], [1.0, 1.0], [math.inf, math.inf]]))
 
 
 def test_automatic_level_agrees_with_the_renders() -> None:
