@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from headlift.eg3d.discriminator import Discriminator
 from headlift.eg3d.generator import Generator
@@ -31,7 +32,7 @@ WHOLE_BELOW = 4096
 SHOWN = 6
 """Mismatches that a message lists before it only counts them."""
 
-Network = TypeVar("Network", Generator, Discriminator)
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def save_checkpoint(
@@ -73,16 +74,16 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Gen
     Raises:
         CheckpointError: the file is missing, damaged, not a generator's, or contradicts its own spec.
     """
-    spec, state = _read(Path(path), GENERATOR)
-    assert isinstance(spec, GeneratorSpec)
-    return build_generator(spec, state, str(path)).to(device)
+    network = _read(Path(path), GENERATOR)
+    assert isinstance(network, Generator)
+    return network.to(device)
 
 
 def load_discriminator(path: Path | str, device: torch.device | str = "cpu") -> Discriminator:
     """The discriminator in a file; arguments and errors as in `load_checkpoint`."""
-    spec, state = _read(Path(path), DISCRIMINATOR)
-    assert isinstance(spec, DiscriminatorSpec)
-    return build_discriminator(spec, state, str(path)).to(device)
+    network = _read(Path(path), DISCRIMINATOR)
+    assert isinstance(network, Discriminator)
+    return network.to(device)
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
@@ -118,14 +119,20 @@ def build_generator(spec: GeneratorSpec, state: Mapping[str, Tensor], where: str
     Raises:
         CheckpointError: names or shapes differ from what the spec asks for.
     """
-    return _fill(Generator, spec, state, where)
+    network = _outline(spec, len(state), where)
+    assert isinstance(network, Generator)
+    compare_shapes(_shapes(network), {name: tuple(tensor.shape) for name, tensor in state.items()}, where)
+    return _adopt(network, state, where)
 
 
 def build_discriminator(
     spec: DiscriminatorSpec, state: Mapping[str, Tensor], where: str = "the checkpoint"
 ) -> Discriminator:
     """A discriminator; arguments and errors as in `build_generator`."""
-    return _fill(Discriminator, spec, state, where)
+    network = _outline(spec, len(state), where)
+    assert isinstance(network, Discriminator)
+    compare_shapes(_shapes(network), {name: tuple(tensor.shape) for name, tensor in state.items()}, where)
+    return _adopt(network, state, where)
 
 
 def compare_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], where: str) -> None:
@@ -152,10 +159,8 @@ def compare_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, 
     )
 
 
-def _fill(kind: type[Network], spec: object, state: Mapping[str, Tensor], where: str) -> Network:
-    network = _outline(kind, spec, len(state), where)
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    compare_shapes(expected, {name: tuple(tensor.shape) for name, tensor in state.items()}, where)
+def _adopt(network: Network, state: Mapping[str, Tensor], where: str) -> Network:
+    """Give an outline the tensors that it was compared with."""
     for name, tensor in state.items():
         if not tensor.is_floating_point():
             raise CheckpointError(f"{name} in {where} holds {tensor.dtype}, where real numbers were expected.")
@@ -163,33 +168,52 @@ def _fill(kind: type[Network], spec: object, state: Mapping[str, Tensor], where:
     return network.eval()
 
 
-def _outline(kind: type[Network], spec: object, tensors: int, where: str) -> Network:
+def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _outline(spec: GeneratorSpec | DiscriminatorSpec, tensors: int, where: str) -> Generator | Discriminator:
     """The network without memory for its numbers, so that a spec alone costs nothing however large it claims to be."""
-    assert isinstance(spec, GeneratorSpec | DiscriminatorSpec)
     if spec.mapping.layers > tensors:
         raise CheckpointError(f"{where} claims {spec.mapping.layers} mapping layers and has {tensors} tensors.")
     try:
-        with torch.device("meta"):
-            network: nn.Module = kind(spec)  # type: ignore[arg-type]
+        with _WithoutNumbers():
+            return Generator(spec) if isinstance(spec, GeneratorSpec) else Discriminator(spec)
     except (RuntimeError, OverflowError, TypeError, ConfigError) as error:
         raise CheckpointError(f"The settings in {where} make no network: {str(error)[:300]}.") from error
-    assert isinstance(network, kind)
-    return network
 
 
-def _read(path: Path, kind: str) -> tuple[GeneratorSpec | DiscriminatorSpec, dict[str, Tensor]]:
+class _WithoutNumbers(TorchFunctionMode):
+    """Tensors of initial values are made without values, on the meta device.
+
+    `with torch.device("meta")` would do, but loads a compiler for the first division there: seconds, not milliseconds.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if function is torch.full:
+            return torch.empty(args[0], device="meta")
+        if function in (torch.randn, torch.zeros, torch.ones):
+            return torch.empty(*args, device="meta")
+        if function in (Tensor.__truediv__, Tensor.div, Tensor.__mul__, Tensor.mul) and args[0].is_meta:
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+def _read(path: Path, kind: str) -> Generator | Discriminator:
     with _opened(path) as file:
         spec = _spec(dict(file.metadata() or {}), kind, str(path))
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        network = _outline(Generator if kind == GENERATOR else Discriminator, spec, len(found), str(path))  # type: ignore[type-var]
-        compare_shapes({n: tuple(t.shape) for n, t in network.state_dict().items()}, found, str(path))
+        network = _outline(spec, len(found), str(path))
+        compare_shapes(_shapes(network), found, str(path))
         state: dict[str, Tensor] = {}
         for name in found:
             tensor = file.get_tensor(name)
             state[name] = tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor
             if not bool(torch.isfinite(state[name]).all()):
                 raise CheckpointError(f"{name} in {path} holds numbers that are not finite; fetch the file again.")
-    return spec, state
+    return _adopt(network, state, str(path))
 
 
 def _spec(metadata: Mapping[str, str], kind: str, where: str) -> GeneratorSpec | DiscriminatorSpec:

@@ -262,3 +262,78 @@ def snapshot_bytes(networks: Mapping[str, Any], style: Style, names: Mapping[tup
     file = io.BytesIO()
     _Pickler(file, style, names).dump(content)
     return file.getvalue()
+
+
+def official_settings(spec: Any) -> dict[str, Any]:
+    """The constructor's arguments that stand for a GeneratorSpec in an official file."""
+    render = spec.render
+    return {
+        "z_dim": spec.mapping.z_dim,
+        "w_dim": spec.mapping.w_dim,
+        "c_dim": spec.mapping.label_dim,
+        "img_resolution": spec.image_resolution,
+        "img_channels": 3,
+        "mapping_kwargs": {"num_layers": spec.mapping.layers},
+        "channel_base": 32768,
+        "channel_max": 512,
+        "fused_modconv_default": "inference_only",
+        "num_fp16_res": 0,
+        "sr_num_fp16_res": 4,
+        "sr_kwargs": {"channel_base": 32768, "channel_max": 512, "fused_modconv_default": "inference_only"},
+        "conv_clamp": None,
+        "rendering_kwargs": {
+            "image_resolution": spec.image_resolution,
+            "superresolution_module": f"training.superresolution.SuperresolutionHybrid{spec.superres.kind}",
+            "superresolution_noise_mode": spec.superres.noise_mode,
+            "sr_antialias": spec.superres.antialias,
+            "disparity_space_sampling": render.disparity_sampling,
+            "clamp_mode": render.clamp_mode,
+            "c_gen_conditioning_zero": spec.mapping.zero_label,
+            "c_scale": spec.mapping.label_scale,
+            "decoder_lr_mul": spec.decoder.lr_multiplier,
+            "depth_resolution": render.depth_samples,
+            "depth_resolution_importance": render.importance_samples,
+            "ray_start": render.ray_start,
+            "ray_end": render.ray_end,
+            "box_warp": render.box_warp,
+            "white_back": render.white_background,
+            "avg_camera_radius": render.camera_radius,
+            "avg_camera_pivot": list(render.camera_pivot),
+        },
+    }
+
+
+def discriminator_settings(spec: Any) -> dict[str, Any]:
+    """The constructor's arguments that stand for a DiscriminatorSpec in an official file."""
+    return {
+        "c_dim": spec.mapping.label_dim,
+        "img_resolution": spec.image_resolution,
+        "img_channels": 3,
+        "block_kwargs": {"freeze_layers": 0},
+        "mapping_kwargs": {},
+        "epilogue_kwargs": {"mbstd_group_size": spec.group_size},
+        "channel_base": 32768,
+        "channel_max": 512,
+        "disc_c_noise": spec.label_noise,
+        "num_fp16_res": 4,
+        "conv_clamp": spec.conv_clamp,
+    }
+
+
+def official_file(generator: Any, discriminator: Any = None, style: Style = Style(), **options: Any) -> bytes:
+    """A snapshot in the official structure of networks of ours, as G_ema and G (whose weights differ) and D."""
+    buffers = frozenset(name for name, _ in generator.named_buffers())
+    state = {name: tensor.detach() for name, tensor in generator.state_dict().items()}
+    kwargs = official_settings(generator.spec)
+    options = {"neural_resolution": generator.spec.neural_resolution, **options}
+    options.setdefault("plane_axes", PLANE_AXES[generator.spec.plane_layout])
+    with pretended_modules() as names:
+        trees: dict[str, Any] = {
+            "G": generator_tree({n: t + 1 for n, t in state.items()}, buffers, kwargs, style, names, **options)
+        }
+        if discriminator is not None:
+            own = frozenset(name for name, _ in discriminator.named_buffers())
+            arguments = discriminator_settings(discriminator.spec)
+            trees["D"] = discriminator_tree(discriminator.state_dict(), own, arguments, style, names)
+        trees["G_ema"] = generator_tree(state, buffers, kwargs, style, names, **options)
+        return snapshot_bytes(trees, style, names)
