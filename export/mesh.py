@@ -112,17 +112,19 @@ def automatic_level(sigma: Float[np.ndarray, "r r r"], box: float, views: list[R
     is taken whose first crossing lies nearest, in the mean, to where half of the light is stopped (transmittance 0.5,
     from the same densities). So silhouettes decide, and where they leave a choice, depth does.
 
+    Where nothing is that opaque (an untrained generator's mist), half of the greatest alpha takes the place of 0.5.
     Raises MeshError when no view shows anything.
     """
     volume = torch.from_numpy(sigma)
+    solid = min(0.5, 0.5 * max(float(out.alpha.max()) for out in views))
     rays = []
     for i, out in enumerate(views):
         alpha = out.alpha[0, 0].float().cpu()
         step = max(1, alpha.shape[0] // 64)
         along, distances = _densities_along_rays(volume, box, cameras[i : i + 1], alpha.shape[0], step)
-        rays.append((along, distances, (alpha[::step, ::step] > 0.5).reshape(-1)))
+        rays.append((along, distances, (alpha[::step, ::step] > solid).reshape(-1)))
     shown = torch.cat([along.amax(dim=1)[inside] for along, _, inside in rays])
-    if len(shown) == 0:
+    if solid < 0.005 or len(shown) == 0:
         raise MeshError(
             "The head has no surface: its renders are empty from every side. Try another seed, or look at the views "
             "before taking a mesh."
