@@ -15,71 +15,20 @@ import numpy as np
 import pytest
 import torch
 from official_files import MARK, PLANE_AXES, Style, module_state, official_file
+from small_networks import DISCRIMINATOR, SPEC, picture, random_discriminator, random_generator
 
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.checkpoint import network_from_official
 from headlift.eg3d.discriminator import Discriminator
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.pickles import generator_spec, read_network, read_official
-from headlift.eg3d.spec import (
-    BackboneSpec,
-    DecoderSpec,
-    DiscriminatorSpec,
-    GeneratorSpec,
-    MappingSpec,
-    RenderSpec,
-    SuperresSpec,
-)
 from headlift.errors import CheckpointError
 
-SPEC = GeneratorSpec(
-    mapping=MappingSpec(z_dim=8, w_dim=8, layer_features=8, embed_features=8),
-    backbone=BackboneSpec(resolution=16, channels=(6, 4, 4)),
-    decoder=DecoderSpec(hidden=8, features=4),
-    render=RenderSpec(depth_samples=6, importance_samples=6),
-    superres=SuperresSpec(kind="2X", input_resolution=16, channels=(4, 4)),
-    plane_channels=2,
-    image_resolution=32,
-    neural_resolution=8,
-)
-DISCRIMINATOR = DiscriminatorSpec(
-    image_resolution=32,
-    channels=(4, 4, 4, 4),
-    mapping=MappingSpec(z_dim=0, w_dim=4, layers=8, layer_features=4, embed_features=4),
-)
 OFFICIAL_OPCODES = """
     PROTO FRAME MARK STOP MEMOIZE BINGET LONG_BINGET EMPTY_DICT EMPTY_LIST EMPTY_SET EMPTY_TUPLE TUPLE TUPLE1 TUPLE2
     TUPLE3 APPENDS SETITEM SETITEMS SHORT_BINUNICODE BINUNICODE SHORT_BINBYTES BINBYTES BININT BININT1 BININT2 BINFLOAT
     NEWTRUE NEWFALSE NONE STACK_GLOBAL REDUCE NEWOBJ BUILD
 """
-
-
-def random_generator(spec: GeneratorSpec = SPEC, seed: int = 0) -> Generator:
-    """A generator whose every number is random: biases, strengths, the mean of w too."""
-    random = torch.Generator().manual_seed(seed)
-    generator = Generator(spec).eval()
-    for name, tensor in generator.state_dict().items():
-        if not name.endswith("resample_filter"):
-            tensor.add_(torch.randn(tensor.shape, generator=random) * 0.3)
-    return generator
-
-
-def random_discriminator(seed: int = 1) -> Discriminator:
-    random = torch.Generator().manual_seed(seed)
-    discriminator = Discriminator(DISCRIMINATOR).eval()
-    for name, tensor in discriminator.state_dict().items():
-        if not name.endswith("resample_filter"):
-            tensor.add_(torch.randn(tensor.shape, generator=random) * 0.3)
-    return discriminator
-
-
-def picture(generator: Generator) -> torch.Tensor:
-    with torch.no_grad():
-        z = torch.randn(2, 8, generator=torch.Generator().manual_seed(5))
-        ws = generator.mapping(z, truncation_psi=0.7)
-        return generator.render(
-            generator.planes(ws), ws, orbit(torch.tensor([0.3, -0.2]), torch.tensor([0.1, 0.0]))
-        ).image
 
 
 STYLES = {
