@@ -353,7 +353,42 @@ def run_batch(verb: Batch) -> int:
 
 
 def run_weights_list(verb: WeightsList) -> int:
-    raise NotImplementedError(verb)
+    from rich.console import Console
+    from rich.table import Table
+
+    from headlift.weights import list_weights
+
+    table = Table("name", "what", "licence", "where")
+    for weights in list_weights():
+        missing = f"not here; headlift weights fetch {weights.name}" if weights.url else "not here"
+        table.add_row(weights.name, weights.about, weights.licence, str(weights.path or missing))
+    Console().print(table)
+    return 0
+
+
+def run_weights_import(verb: WeightsImport) -> int:
+    from headlift.weights import import_official
+
+    imported = import_official(verb.file, verb.out, verb.network, verb.overwrite)
+    show(f"{imported.path}: {imported.role}, {imported.parameters:,} parameters, sha256 {imported.sha256}")
+    warn(f"these weights stay under their own licence: {imported.licence}")
+    return 0
+
+
+def run_weights_fetch(verb: WeightsFetch) -> int:
+    from headlift.weights import fetch
+
+    show(str(fetch(verb.name, progress=sys.stderr.isatty())))
+    return 0
+
+
+def run_weights_verify(verb: WeightsVerify) -> int:
+    from headlift.weights import verify
+
+    found = verify(verb.file)
+    show(f"{found.path}: {found.kind}, {found.parameters:,} parameters, licence {found.licence}")
+    show(f"sha256 {found.sha256}")
+    return 0
 
 
 def peak_memory() -> float:
@@ -371,4 +406,7 @@ _RUNS: dict[type, Callable[[Any], int]] = {
     Export: run_export,
     Batch: run_batch,
     WeightsList: run_weights_list,
+    WeightsImport: run_weights_import,
+    WeightsFetch: run_weights_fetch,
+    WeightsVerify: run_weights_verify,
 }
