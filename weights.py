@@ -334,6 +334,7 @@ def _download(weights: Weights, folder: Path, progress: bool) -> Path:
     import pooch
 
     assert weights.url is not None
+    pooch.get_logger().setLevel("WARNING")  # it would announce each download on the terminal
     full = weights.sha256 if len(weights.sha256) == 64 else None
     try:
         folder.mkdir(parents=True, exist_ok=True)
