@@ -70,7 +70,7 @@ def main() -> int:
                 drawn.append(to_uint8(view.image))
                 drawn += [np.rint(c * 255).astype(np.uint8) for c in (color, plain)]
         print(
-            f"{seed:>4} {scores.mean():>9.4f} {scores.min():>7.4f} {np.mean(apart):>8.4f} {mesh.level:>7.2f} "
+            f"{seed:>4} {scores.mean():>9.4f} {scores.min():>7.4f} {np.nanmean(apart):>8.4f} {mesh.level:>7.2f} "
             f"{len(mesh.faces):>10} {seconds:>8.2f}",
             flush=True,
         )

@@ -200,7 +200,7 @@ def mesh_from_density(sigma: Float[np.ndarray, "r r r"], box: float, level: floa
     """The surface sigma = level of a density on the exact grid, world units, without colours.
 
     Only the largest connected piece stays. Where the surface meets the cube's border it stays open, and faces that
-    lie flat within one and a half cells of a border are cut away too (planes fade out there); with `walls` it is
+    lie flat within 1.5 cells + box / 256 of a border are cut away too (planes fade out there); with `walls` it is
     closed along the border instead, and then watertight. Normals are the density's gradient, by central differences
     over one cell each way, pointing outwards; where the gradient vanishes or is unknown, area-weighted face normals.
 
@@ -223,7 +223,7 @@ def mesh_from_density(sigma: Float[np.ndarray, "r r r"], box: float, level: floa
     vertices = np.clip(points - offset, 0, resolution - 1) * cell - box / 2
     faces = faces.astype(np.int32)
     if not walls:
-        faces = faces[~_border_faces(vertices, faces, box, 1.5 * cell)]
+        faces = faces[~_border_faces(vertices, faces, box, 1.5 * cell + box / 256)]
     vertices, faces = _largest_piece(vertices, faces)
     if len(faces) == 0:
         raise MeshError(
