@@ -49,9 +49,7 @@ class Camera:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Camera:
         """The same cameras on another device or in another precision."""
-        return Camera(
-            self.cam2world.to(device=device, dtype=dtype), self.intrinsics.to(device=device, dtype=dtype)
-        )
+        return Camera(self.cam2world.to(device=device, dtype=dtype), self.intrinsics.to(device=device, dtype=dtype))
 
     def __getitem__(self, index: int | slice | Tensor) -> Camera:
         return Camera(self.cam2world[index], self.intrinsics[index])
@@ -157,6 +155,8 @@ class Crop:
     covariance: Float[np.ndarray, "2 2"]
     """Of (yaw, pitch), radians squared."""
     verdict: Verdict
+    model_points: Float[np.ndarray, "468 3"] | None = None
+    """The fitted head model's points, world units: what `camera` projects to the face's landmarks in the crop."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,119 @@
+"""The pose estimator's story: photo -> faces -> points -> fitted camera -> crop, mask and verdict."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+from headlift.config import PoseConfig
+from headlift.eg3d.camera import orbit
+from headlift.errors import FaceError
+from headlift.pose_estimation.crop import cut, to_tensor
+from headlift.pose_estimation.detect import Box, find_boxes
+from headlift.pose_estimation.fit import Fit, fit
+from headlift.pose_estimation.head_model import POINTS, load_head_model
+from headlift.pose_estimation.landmarks import find_landmarks
+from headlift.pose_estimation.masks import head_mask
+from headlift.pose_estimation.regression import KAPPA, guess
+from headlift.pose_estimation.verdict import judge
+from headlift.types import Crop, Face
+
+_MOST_FACES = 20
+"""Of a crowd only so many are looked at closely."""
+
+
+def estimate(photo: UInt8[np.ndarray, "h w 3"], config: PoseConfig | None = None) -> Crop:
+    """Find the face in an upright sRGB photo, and the crop and camera that EG3D would know it by.
+
+    With several faces the largest is taken, or the one `config.face` names; the verdict's finding "faces" says how many
+    there were. The camera's angles are those of the head: the photo's tilt is taken up by the crop's similarity.
+
+    Raises:
+        FaceError: there is no face, or not the one asked for; it is too small; it is turned further than
+            `config.max_yaw` (unless `config.force`).
+    """
+    config = config or PoseConfig()
+    boxes = find_boxes(photo)
+    box, score, found = _choose(photo, boxes, config)
+    points, keys = found
+    face = Face(box=box, score=score, landmarks=points)
+    fitted = locate(points, keys)
+    turned = math.degrees(abs(fitted.yaw))
+    if turned > config.max_yaw and not config.force:
+        raise FaceError(
+            f"The face is turned {turned:.0f} degrees to the side, more than the limit of {config.max_yaw:.0f}: half of "
+            "it cannot be seen. Take a photo from further in front, or go on regardless with --force."
+        )
+    pixels = cut(photo, fitted.similarity, config.crop_size)
+    mask = head_mask(pixels, fitted.similarity.apply(points[:POINTS, :2]))
+    return Crop(
+        image=to_tensor(pixels),
+        mask=torch.from_numpy(mask)[None, None].float(),
+        camera=orbit(fitted.yaw, fitted.pitch),
+        similarity=fitted.similarity,
+        face=face,
+        residual=fitted.residual,
+        covariance=fitted.covariance[:2, :2],
+        verdict=judge(photo, face, fitted, len(boxes), config),
+        model_points=fitted.points,
+    )
+
+
+def find_faces(photo: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
+    """All faces with their 478 points, largest first; those in which no points are found are left out."""
+    faces = []
+    for box, score in find_boxes(photo)[:_MOST_FACES]:
+        found = find_landmarks(photo, box)
+        if found is not None:
+            faces.append(Face(box=box, score=score, landmarks=found[0]))
+    return faces
+
+
+def locate(points: Float[np.ndarray, "478 3"], keys: Float[np.ndarray, "8 2"] | None) -> Fit:
+    """Camera, crop and shape from the mesh and the detector's key points, both in photo pixels."""
+    model = load_head_model()
+    flat = points[:POINTS, :2]
+    return fit(flat, model, guess(points, keys, model), KAPPA)
+
+
+def _choose(
+    photo: UInt8[np.ndarray, "h w 3"], boxes: list[tuple[Box, float]], config: PoseConfig
+) -> tuple[Box, float, tuple[Float[np.ndarray, "478 3"], Float[np.ndarray, "8 2"] | None]]:
+    """The face that was asked for, with its points."""
+    height, width = photo.shape[:2]
+    if not boxes:
+        raise FaceError(
+            f"No face was found in the photo ({width} x {height} pixels). The face should look towards the camera, be "
+            "upright, sharp and lit, and not be covered; crop the photo around the head and try again."
+        )
+    if config.face is not None and not 1 <= config.face <= len(boxes):
+        number = "one face" if len(boxes) == 1 else f"{len(boxes)} faces"
+        raise FaceError(
+            f"Face {config.face} was asked for, but the photo shows {number}. Give --face a number from 1 to "
+            f"{len(boxes)}, 1 being the largest."
+        )
+    asked = boxes[:_MOST_FACES] if config.face is None else [boxes[config.face - 1]]
+    largest = face_side(asked[0][0])
+    if largest < config.min_face:
+        raise FaceError(
+            f"The face is too small: {largest:.0f} pixels across, at least {config.min_face} are needed. "
+            "Use a larger version of the photo, or one taken from nearer."
+        )
+    for box, score in asked:
+        if face_side(box) < config.min_face:
+            break
+        found = find_landmarks(photo, box)
+        if found is not None:
+            return box, score, found
+    raise FaceError(
+        f"There seems to be a face of {largest:.0f} pixels, but its features cannot be made out: it is turned too far "
+        "away, covered, blurred or dark. Try a photo in which eyes, nose and mouth can be seen."
+    )
+
+
+def face_side(box: Box) -> float:
+    """Side of the square of the same area, photo pixels."""
+    return math.sqrt(max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1]))

@@ -1,0 +1,34 @@
+"""A light second look: the pose of a head in a picture that is a crop already, such as a render."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import UInt8
+
+from headlift.pose_estimation import mediapipe_models
+from headlift.pose_estimation.detect import find_boxes
+from headlift.pose_estimation.estimate import locate
+from headlift.pose_estimation.landmarks import find_landmarks, refine
+from headlift.pose_estimation.warp import resize
+
+_SIDE = 288
+
+
+def redetect(image: UInt8[np.ndarray, "h w 3"]) -> tuple[float, float] | None:
+    """Yaw and pitch (radians, as `eg3d.camera.orbit` takes them) of the camera that a square picture of a head was
+    taken with, found from the picture alone; None where no face is found in it.
+
+    Errors on the synthetic heads: `benchmarks/pose.py` prints them.
+    """
+    small = resize(image, (_SIDE, _SIDE)) if image.shape[0] != _SIDE else image
+    first = mediapipe_models.face_mesh(small)
+    if first is not None:
+        found = refine(small, first)
+    else:
+        boxes = find_boxes(image)
+        again = find_landmarks(image, boxes[0][0]) if boxes else None
+        if again is None:
+            return None
+        found = again
+    fitted = locate(*found)
+    return fitted.yaw, fitted.pitch
