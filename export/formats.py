@@ -166,7 +166,9 @@ def glb_bytes(
 
 def camera_node_matrix(camera: Camera, metres_per_unit: float = METRES_PER_UNIT) -> Float[np.ndarray, "4 4"]:
     """A camera (batch of one) as a glTF node: looks along -z, y up, translation in metres."""
-    matrix = camera.cam2world.reshape(4, 4).double().cpu().numpy() @ np.diag([1.0, -1.0, -1.0, 1.0])
+    matrix: Float[np.ndarray, "4 4"] = camera.cam2world.reshape(4, 4).double().cpu().numpy() @ np.diag(
+        [1.0, -1.0, -1.0, 1.0]
+    )
     matrix[:3, 3] *= metres_per_unit
     return matrix
 
@@ -266,7 +268,8 @@ def stl_bytes(mesh: Mesh, metres_per_unit: float = METRES_PER_UNIT) -> bytes:
 
 def srgb_bytes(linear: Float[np.ndarray, "v 3"]) -> UInt8[np.ndarray, "v 3"]:
     """Linear colours in [0, 1] to sRGB bytes."""
-    return np.rint(linear_to_srgb(linear) * 255).astype(np.uint8)
+    pixels: UInt8[np.ndarray, "v 3"] = np.rint(linear_to_srgb(linear) * 255).astype(np.uint8)
+    return pixels
 
 
 def _matrix_lines(suffix: str, metres_per_unit: float) -> list[str]:

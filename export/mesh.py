@@ -129,7 +129,7 @@ def automatic_level(sigma: Float[np.ndarray, "r r r"], box: float, views: list[R
             "The head has no surface: its renders are empty from every side. Try another seed, or look at the views "
             "before taking a mesh."
         )
-    candidates = torch.quantile(shown, torch.linspace(0.001, 0.9, 120)).unique()
+    candidates = torch.quantile(shown, torch.linspace(0.001, 0.9, 120))
     scores = torch.zeros(len(candidates))
     for along, _, inside in rays:
         hit = along.amax(dim=1, keepdim=True) >= candidates
@@ -242,7 +242,8 @@ def _border_faces(vertices: np.ndarray, faces: np.ndarray, box: float, margin: f
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-30)
     near = (np.abs(corners) > box / 2 - margin).all(axis=1)
-    return (near & (np.abs(normals) > 0.7)).any(axis=1)
+    flat: Bool[np.ndarray, " f"] = (near & (np.abs(normals) > 0.7)).any(axis=1)
+    return flat
 
 
 def _largest_piece(

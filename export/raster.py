@@ -105,7 +105,8 @@ def silhouette_iou(
 
 
 def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
+    area: np.ndarray = u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
+    return area
 
 
 def _ray_length(intrinsics: np.ndarray, size: int) -> np.ndarray:
@@ -113,4 +114,5 @@ def _ray_length(intrinsics: np.ndarray, size: int) -> np.ndarray:
     centres = (np.arange(size) + 0.5) / size
     u, v = np.meshgrid(centres, centres)
     rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(intrinsics).T
-    return np.linalg.norm(rays, axis=-1)
+    length: np.ndarray = np.linalg.norm(rays, axis=-1)
+    return length
