@@ -1,0 +1,95 @@
+"""How good an inversion is: figures of the picture, and how far tuning moved the surface.
+
+Pictures are RGB in [-1, 1]; everything is compared at 256 pixels, as published comparisons do.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from headlift.eg3d.camera import orbit, yaw_pitch
+from headlift.eg3d.generator import Generator
+from headlift.invert.losses import COMPARE_AT, area_downsample, resize, squared_error, weighted_mean
+from headlift.types import Camera
+
+SIDE_VIEWS = ((-0.6, 0.0), (-0.3, 0.1), (0.3, 0.1), (0.6, 0.0))
+"""(yaw, pitch) in radians from the front, where the movement of the surface is measured beside the photo's view."""
+
+
+def psnr(
+    a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 m m"] | None = None
+) -> float:
+    """Peak signal-to-noise ratio in dB over the mask, at 256 pixels; the peak is 2, the span of [-1, 1]."""
+    a, b, mask = _at_256(a, b, mask)
+    error = float(squared_error(a, b, mask))
+    return math.inf if error == 0 else 10 * math.log10(4 / error)
+
+
+def ssim(
+    a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 m m"] | None = None
+) -> float:
+    """Structural similarity over the mask at 256 pixels (Wang et al. 2004, eq. 13): 11 x 11 Gaussian window, sigma 1.5."""
+    a, b, mask = _at_256(a, b, mask)
+    taps = torch.exp(-0.5 * (torch.arange(-5.0, 6.0, device=a.device) / 1.5) ** 2)
+    taps = taps / taps.sum()
+
+    def smooth(x: Tensor) -> Tensor:
+        rows = F.conv2d(x, taps.expand(3, 1, 1, 11), groups=3)
+        return F.conv2d(rows, taps.expand(3, 1, 1, 11).transpose(2, 3), groups=3)
+
+    mean_a, mean_b = smooth(a), smooth(b)
+    var_a = smooth(a * a) - mean_a.square()
+    var_b = smooth(b * b) - mean_b.square()
+    covariance = smooth(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    similarity = similarity / ((mean_a.square() + mean_b.square() + c1) * (var_a + var_b + c2))
+    inner = None if mask is None else mask[..., 5:-5, 5:-5]
+    return float(weighted_mean(similarity, inner))
+
+
+def _at_256(
+    a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 m m"] | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    side = min(COMPARE_AT, a.shape[-1], b.shape[-1])
+    return area_downsample(a, side), area_downsample(b, side), None if mask is None else resize(mask, side)
+
+
+@torch.no_grad()
+def depth_moved(
+    before: Generator, after: Generator, ws: Float[Tensor, "1 l w"], camera: Camera, side: int | None = None
+) -> dict[str, float]:
+    """How far tuning moved the surface, world units along the ray.
+
+    `input` is the median of |depth after - depth before| over the pixels that are solid (alpha > 0.5) in both, at the
+    photo's camera; `sides` that of the views of `SIDE_VIEWS`, all pixels together; `median` that of all five views.
+    """
+    focal = camera.intrinsics[:1, 0, 0]
+    sides = [orbit(yaw, pitch, focal=focal) for yaw, pitch in SIDE_VIEWS]
+    planes_before, planes_after = before.planes(ws), after.planes(ws)
+    moved = []
+    for view in [camera, *[c.to(ws.device) for c in sides]]:
+        first = before.volume(planes_before, view, neural_resolution=side)
+        second = after.volume(planes_after, view, neural_resolution=side)
+        solid = (first.alpha > 0.5) & (second.alpha > 0.5)
+        moved.append((first.depth - second.depth).abs()[solid])
+    return {
+        "depth_moved_input": _median(moved[0]),
+        "depth_moved_sides": _median(torch.cat(moved[1:])),
+        "depth_moved": _median(torch.cat(moved)),
+    }
+
+
+def _median(values: Float[Tensor, " k"]) -> float:
+    return float(values.median()) if len(values) else math.nan
+
+
+def camera_angles(camera: Camera) -> tuple[float, float]:
+    """(yaw, pitch) of one camera in radians."""
+    yaw, pitch = yaw_pitch(camera)
+    return float(yaw[0]), float(pitch[0])

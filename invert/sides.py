@@ -1,0 +1,170 @@
+"""What keeps a head a head while its input view is tuned: other views, fixed before tuning begins.
+
+Each side view remembers depth and opacity as the pivot has them (the depth prior of SPI, Yin et al. 2023, with the
+references rendered once). It also has colours to aim for: where the photo reaches, the photo itself carried there through
+the pivot's depth (SPI's neighbour views, HFGI3D's pseudo views); where it does not, the pivot's own colours, shifted as
+the photo shifts like-coloured, like-placed points that it does see. So the tuned tones go round the head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from headlift.eg3d.camera import orbit
+from headlift.eg3d.generator import Generator
+from headlift.invert.losses import depth_error, resize, squared_error
+from headlift.invert.result import Target
+from headlift.invert.warp import backward_warp, surface_points
+from headlift.types import Camera
+
+YAW = 0.7
+"""Half the range of the side views' yaw, radians (SPI)."""
+PITCH = 0.4
+"""Half the range of their pitch, radians (SPI)."""
+COLOUR_SCALE = 0.2
+"""Colours this far apart, in units of [-1, 1], are unlike."""
+PLACE_SCALE = 0.15
+"""Points this far apart are unlike, world units; the head is taken as its own mirror image."""
+UNSEEN_WEIGHT = 0.3
+"""How much transferred tones count beside carried pixels."""
+
+
+@dataclass(frozen=True)
+class SideView:
+    """One view with what it must keep."""
+
+    camera: Camera
+    depth: Float[Tensor, "1 1 r r"]
+    alpha: Float[Tensor, "1 1 r r"]
+    colour: Float[Tensor, "1 3 r r"]
+    """Colours to aim for."""
+    trust: Float[Tensor, "1 1 r r"]
+    """How much each counts."""
+
+
+@torch.no_grad()
+def side_views(
+    generator: Generator,
+    ws: Float[Tensor, "1 l w"],
+    camera: Camera,
+    target: Target,
+    count: int,
+    rng: torch.Generator,
+) -> tuple[SideView, ...]:
+    """Views of the untuned head, alternating left and right of the front, and from all round if the prior is so.
+
+    Every other one lies within yaw +-0.7 and pitch +-0.4 radians; where the background is white (a whole head) the
+    others go once round it.
+    """
+    planes = generator.planes(ws)
+    focal = camera.intrinsics[:1, 0, 0].cpu()
+    front = generator.volume(planes, camera)
+    tones = tone_samples(front.features[:, :3], front.depth, front.alpha, camera, target)
+    sure = erode(resize(target.mask, front.depth.shape[-1]), 1) * (front.alpha > 0.9)
+    photo = torch.cat([target.image, resize(sure, target.image.shape[-1])], 1)
+    out = []
+    for index in range(count):
+        u, v = (torch.rand(2, generator=rng) * 2 - 1).tolist()
+        side = 1 if index % 2 else -1
+        if target.white and index % 4 >= 2:
+            yaw = side * (YAW + (math.pi - YAW) * (0.5 + 0.5 * u))
+        else:
+            yaw = side * YAW * (0.25 + 0.75 * abs(u))
+        view = orbit(yaw, PITCH * v, focal=focal).to(ws.device)
+        volume = generator.volume(planes, view)
+        raw = volume.features[:, :3]
+        carried, visible = backward_warp(photo, front.depth, camera, volume.depth, view)
+        trust = visible * carried[:, 3:].clamp(0, 1) * (volume.alpha > 0.9)
+        shifted = transfer_tones(raw, surface_points(volume.depth, view), tones)
+        solid = (volume.alpha > 0.5).to(trust.dtype)
+        unseen = torch.where(volume.alpha > 0.5, shifted, raw)
+        colour = trust * carried[:, :3] + (1 - trust) * unseen
+        if target.white:
+            colour = torch.where(solid > 0, colour, raw)
+        weight = trust + (1 - trust) * UNSEEN_WEIGHT * (1.0 if target.white else solid)
+        out.append(SideView(view, volume.depth, volume.alpha, colour, weight))
+    return tuple(out)
+
+
+@dataclass(frozen=True)
+class Tones:
+    """Seen points: the pivot's colour and place there, and what the photo adds to that colour."""
+
+    keys: Float[Tensor, "k 6"]
+    shift: Float[Tensor, "k 3"]
+
+
+def tone_samples(
+    raw: Float[Tensor, "1 3 r r"],
+    depth: Float[Tensor, "1 1 r r"],
+    alpha: Float[Tensor, "1 1 r r"],
+    camera: Camera,
+    target: Target,
+) -> Tones:
+    """How the photo's colours differ from the pivot's at the points that both see."""
+    side = raw.shape[-1]
+    photo = resize(target.image, side)
+    solid = ((alpha > 0.9) & (erode(resize(target.mask, side), 1) > 0.95)).flatten()
+    colours = raw.flatten(2)[0].T
+    keys = tone_keys(colours, surface_points(depth, camera)[0])
+    return Tones(keys[solid], (photo.flatten(2)[0].T - colours)[solid])
+
+
+def tone_keys(colours: Float[Tensor, "k 3"], points: Float[Tensor, "k 3"]) -> Float[Tensor, "k 6"]:
+    """What makes two points alike: colour, and place up to the mirror."""
+    mirrored = torch.cat([points[:, :1].abs(), points[:, 1:]], 1)
+    return torch.cat([colours / COLOUR_SCALE, mirrored / PLACE_SCALE], 1)
+
+
+def transfer_tones(
+    raw: Float[Tensor, "1 3 r r"], points: Float[Tensor, "1 m 3"], tones: Tones
+) -> Float[Tensor, "1 3 r r"]:
+    """Shift each colour by the mean shift of the seen points, weighted by likeness (a normalised Gaussian kernel)."""
+    if not len(tones.keys):
+        return raw
+    colours = raw.flatten(2)[0].T
+    keys = tone_keys(colours, points[0])
+    likeness = torch.softmax(-0.5 * torch.cdist(keys, tones.keys).square(), dim=1)
+    return (colours + likeness @ tones.shift).T.reshape(raw.shape).clamp(-1, 1)
+
+
+def erode(mask: Float[Tensor, "n 1 h w"], pixels: int) -> Float[Tensor, "n 1 h w"]:
+    """The smallest value within so many pixels."""
+    return -F.max_pool2d(-mask, 2 * pixels + 1, stride=1, padding=pixels)
+
+
+def guard_losses(
+    generator: Generator,
+    planes: Float[Tensor, "1 3 c p p"],
+    ws: Float[Tensor, "1 l w"],
+    view: SideView,
+    colour: bool,
+) -> dict[str, Float[Tensor, ""]]:
+    """How far a side view has gone from what it must keep: depth where it was solid, opacity everywhere, colours."""
+    if not colour:
+        volume = generator.volume(planes, view.camera)
+        return {
+            "side_depth": depth_error(volume.depth, view.depth, view.alpha),
+            "side_alpha": squared_error(volume.alpha, view.alpha),
+        }
+    output = generator.render(planes, ws, view.camera)
+    fine = resize(output.image, view.colour.shape[-1])
+    return {
+        "side_depth": depth_error(output.depth, view.depth, view.alpha),
+        "side_alpha": squared_error(output.alpha, view.alpha),
+        "side_colour": squared_error(output.raw, view.colour, view.trust) + squared_error(fine, view.colour, view.trust),
+    }
+
+
+def covered(views: Sequence[SideView]) -> float:
+    """Share of the side views' solid pixels that the photo reaches."""
+    solid = sum(float((v.alpha > 0.5).sum()) for v in views)
+    seen = sum(float(((v.alpha > 0.5) & (v.trust > 0.5)).sum()) for v in views)
+    return seen / solid if solid else 0.0

@@ -1,0 +1,183 @@
+"""Head files: what comes back is what went in, and what is wrong is said."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from headlift.config import ReconstructConfig, preset
+from headlift.eg3d.camera import orbit
+from headlift.eg3d.generator import Generator
+from headlift.eg3d.spec import BackboneSpec, DecoderSpec, GeneratorSpec, MappingSpec, RenderSpec, SuperresSpec
+from headlift.errors import CheckpointError, HeadFileError, OutputError, WeightsError
+from headlift.head import load_head, load_state, save_head, save_state, write_head
+from headlift.invert.metrics import psnr
+from headlift.invert.result import Inversion, InversionState, Target
+from headlift.types import Camera, Crop, Face, Similarity, Step, Verdict
+
+SHA = "ab" * 32
+
+
+def tiny() -> Generator:
+    torch.manual_seed(0)
+    spec = GeneratorSpec(
+        mapping=MappingSpec(z_dim=8, w_dim=8),
+        backbone=BackboneSpec(resolution=8, channels=(12, 12)),
+        decoder=DecoderSpec(hidden=8, features=4),
+        render=RenderSpec(ray_start="auto", ray_end="auto", depth_samples=8, importance_samples=0, white_background=True),
+        superres=SuperresSpec(kind="2X", input_resolution=16, channels=(4, 4)),
+        plane_channels=4,
+        plane_layout="zy",
+        image_resolution=32,
+        neural_resolution=16,
+    )
+    generator = Generator(spec).eval().requires_grad_(False)
+    for name, parameter in generator.named_parameters():
+        if name == "decoder.net.2.bias":
+            parameter[0] += 6.0
+    return generator
+
+
+def found(base: Generator) -> tuple[Inversion, Crop]:
+    """An inversion as tuning leaves it: every synthesis weight moved a little, the mapping untouched."""
+    rng = torch.Generator().manual_seed(1)
+    tuned = copy.deepcopy(base)
+    for name, parameter in tuned.named_parameters():
+        if "mapping" not in name:
+            parameter += 0.02 * torch.randn(parameter.shape, generator=rng)
+    camera = orbit(0.2, 0.1)
+    ws = torch.randn(1, base.num_ws, 8, generator=rng)
+    image = torch.rand(1, 3, 32, 32, generator=rng) * 2 - 1
+    mask = (torch.rand(1, 1, 32, 32, generator=rng) > 0.5).float()
+    inversion = Inversion(
+        ws, camera, tuned, Target(image, mask, True), (), "all done", {"psnr": 25.5, "depth_moved": float("nan")}
+    )
+    similarity = Similarity(np.array([[0.01, 0.001, -0.2], [-0.001, 0.01, 0.3]]))
+    face = Face((0.0, 0.0, 1.0, 1.0), 1.0, np.zeros((478, 3)))
+    return inversion, Crop(image, mask, camera, similarity, face, 0.0, np.eye(2), Verdict(()))
+
+
+def loader(base: Generator, sha256: str = SHA):
+    return lambda name, device: (base, sha256)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Path, Generator, Inversion, Crop]:
+    base = tiny()
+    inversion, crop = found(base)
+    path = tmp_path / "head.safetensors"
+    save_head(path, inversion, base, SHA, crop, replace(preset("fast"), seed=7))
+    return path, base, inversion, crop
+
+
+def picture(generator: Generator, ws: torch.Tensor, camera: Camera) -> torch.Tensor:
+    return generator.render(generator.planes(ws), ws, camera).image
+
+
+def test_a_head_comes_back_and_looks_the_same(saved) -> None:
+    path, base, inversion, crop = saved
+    head = load_head(path, loader=loader(base))
+    for camera in (inversion.camera, orbit(1.2, -0.2)):
+        before = picture(inversion.generator, inversion.ws, camera)
+        after = picture(head.generator, head.ws, camera)
+        assert psnr(before, after) >= 60
+        assert psnr(before, picture(base, inversion.ws, camera)) < 45  # the changes matter
+    assert torch.equal(head.ws, inversion.ws)
+    torch.testing.assert_close(head.camera.cam2world, inversion.camera.cam2world)
+    assert head.config == replace(preset("fast"), seed=7)
+    np.testing.assert_array_equal(head.similarity.matrix, crop.similarity.matrix)
+    assert head.image.shape == (32, 32, 3)
+    assert np.abs(head.image / 127.5 - 1 - crop.image[0].permute(1, 2, 0).numpy()).max() <= 0.5 / 127.5 + 1e-6
+    np.testing.assert_array_equal(head.mask, crop.mask[0, 0].numpy() * 255)
+    assert (head.reason, head.metrics) == ("all done", {"psnr": 25.5})
+    assert (head.base_name, head.base_sha256) == ("embedded", SHA)
+
+
+def test_only_what_changed_is_stored_and_at_half_precision(saved) -> None:
+    from safetensors import safe_open
+
+    path, *_ = saved
+    with safe_open(path, framework="pt") as stored:
+        deltas = [name for name in stored.keys() if name.startswith("delta.")]  # noqa: SIM118
+        assert deltas
+        assert not any("mapping" in name for name in deltas)
+        assert all(stored.get_tensor(name).dtype == torch.float16 for name in deltas)
+
+
+def test_a_loaded_head_can_be_edited_and_written_again(saved, tmp_path: Path) -> None:
+    path, base, inversion, _ = saved
+    head = load_head(path, loader=loader(base))
+    edited = replace(head, ws=head.ws + 0.5)
+    write_head(tmp_path / "edited.safetensors", edited, base)
+    again = load_head(tmp_path / "edited.safetensors", loader=loader(base))
+    assert torch.equal(again.ws, inversion.ws + 0.5)
+    assert psnr(picture(edited.generator, edited.ws, head.camera), picture(again.generator, again.ws, head.camera)) >= 60
+
+
+def test_another_base_is_refused(saved) -> None:
+    path, base, *_ = saved
+    with pytest.raises(HeadFileError, match="--weights FILE"):
+        load_head(path, loader=loader(base, "cd" * 32))
+
+
+@pytest.mark.parametrize("error", [WeightsError("not here."), CheckpointError("cut off.")])
+def test_a_missing_base_is_said_with_the_remedy(saved, error: Exception) -> None:
+    path, *_ = saved
+
+    def fail(name: str, device: object):
+        raise error
+
+    with pytest.raises(HeadFileError, match=r"'embedded'.*--weights FILE"):
+        load_head(path, loader=fail)
+
+
+def test_a_base_of_another_shape_is_refused(saved) -> None:
+    path, base, *_ = saved
+    other = Generator(replace(base.spec, decoder=DecoderSpec(hidden=10, features=4))).eval()
+    with pytest.raises(HeadFileError, match=r"decoder\..* has shape"):
+        load_head(path, loader=loader(other))
+
+
+def test_files_that_are_no_heads_are_refused(saved, tmp_path: Path) -> None:
+    path, base, *_ = saved
+    data = path.read_bytes()
+    cases = {
+        "cut.safetensors": data[: len(data) // 2],
+        "empty.safetensors": b"",
+        "text.safetensors": b"hello, this is not a head" * 9,
+    }
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(HeadFileError, match=name):
+            load_head(tmp_path / name, loader=loader(base))
+    with pytest.raises(HeadFileError, match="no file"):
+        load_head(tmp_path / "nowhere.safetensors", loader=loader(base))
+    with pytest.raises(HeadFileError, match="Did you mean"):
+        load_head(tmp_path, loader=loader(base))
+    save_state(tmp_path / "state.safetensors", InversionState("latent", 1, {"code": torch.zeros(1, 1, 8)}))
+    with pytest.raises(HeadFileError, match="not a head file"):
+        load_head(tmp_path / "state.safetensors", loader=loader(base))
+
+
+def test_a_bad_place_is_an_output_error_and_leaves_nothing(saved, tmp_path: Path) -> None:
+    _, base, inversion, crop = saved
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        save_head(tmp_path / "file" / "head.safetensors", inversion, base, SHA, crop, ReconstructConfig())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "head.safetensors"]
+
+
+def test_states_come_back_exactly(tmp_path: Path) -> None:
+    rng = torch.Generator().manual_seed(4)
+    tensors = {"code": torch.randn(1, 1, 8, generator=rng), "rng": rng.get_state(), "adam.0.step": torch.tensor(3.0)}
+    history = (Step("latent", 1, 5, {"total": 0.1 + 0.2}),)
+    save_state(tmp_path / "s.safetensors", InversionState("latent", 1, tensors, history))
+    back = load_state(tmp_path / "s.safetensors")
+    assert (back.stage, back.step, back.history) == ("latent", 1, history)
+    assert back.tensors.keys() == tensors.keys()
+    assert all(torch.equal(back.tensors[name], value) for name, value in tensors.items())

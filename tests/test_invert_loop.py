@@ -1,0 +1,309 @@
+"""The two stages on a tiny generator: what they reach, what they keep, how they stop, and that they repeat exactly."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from headlift.config import CameraRefineConfig, InversionConfig, LatentConfig, TuningConfig
+from headlift.eg3d.camera import orbit, rotation_angle
+from headlift.eg3d.generator import Generator
+from headlift.eg3d.spec import BackboneSpec, DecoderSpec, GeneratorSpec, MappingSpec, RenderSpec, SuperresSpec
+from headlift.errors import ConfigError
+from headlift.invert.camera_refine import moved_camera
+from headlift.invert.invert import invert, make_target, never
+from headlift.invert.latent import code_statistics, noise_images
+from headlift.invert.result import Inversion, InversionState
+from headlift.types import Crop, Face, Similarity, Step, Verdict
+
+
+def tiny(white: bool = True, noise: bool = False) -> Generator:
+    """A random generator with something solid in its middle."""
+    torch.manual_seed(0)
+    spec = GeneratorSpec(
+        mapping=MappingSpec(z_dim=8, w_dim=8),
+        backbone=BackboneSpec(resolution=8, channels=(12, 12)),
+        decoder=DecoderSpec(hidden=8, features=4),
+        render=RenderSpec(
+            ray_start="auto", ray_end="auto", depth_samples=8, importance_samples=0, white_background=white
+        ),
+        superres=SuperresSpec(kind="2X", input_resolution=16, channels=(4, 4)),
+        plane_channels=4,
+        plane_layout="zy",
+        image_resolution=32,
+        neural_resolution=12,
+    )
+    generator = Generator(spec).eval().requires_grad_(False)
+    for name, parameter in generator.named_parameters():
+        if name == "decoder.net.2.bias":
+            parameter[0] += 6.0
+        if noise and name.startswith("backbone") and name.endswith("noise_strength"):
+            parameter.fill_(0.1)
+    return generator
+
+
+def shown(generator: Generator, seed: int = 3, camera=None) -> Crop:
+    """A crop that shows one of the generator's own heads."""
+    camera = camera or orbit(0.2, 0.05)
+    ws = generator.mapping(torch.randn(1, 8, generator=torch.Generator().manual_seed(seed)))
+    output = generator.render(generator.planes(ws), ws, camera)
+    mask = torch.nn.functional.interpolate(output.alpha, size=(32, 32), mode="bilinear").clamp(0, 1)
+    face = Face((0.0, 0.0, 1.0, 1.0), 1.0, np.zeros((478, 3)))
+    image = output.image.clamp(-1, 1)
+    return Crop(image, mask, camera, Similarity(np.eye(3)[:2]), face, 0.0, np.eye(2) * 2e-3, Verdict(()))
+
+
+SHORT = InversionConfig(
+    latent=LatentConfig(steps=8, noise_reg=1.0),
+    tuning=TuningConfig(steps=6, stop=0.0, side_views=2, geometry_every=2, side_colour=0.3),
+    preview_every=4,
+    keep_every=3,
+)
+
+
+def run(
+    generator: Generator,
+    crop: Crop,
+    config: InversionConfig = SHORT,
+    seed: int = 0,
+    should_stop: Callable[[], bool] = never,
+    resume: InversionState | None = None,
+    on_state: Callable[[InversionState], None] | None = None,
+) -> tuple[Inversion, list[Step]]:
+    steps = invert(generator, crop, config, seed, should_stop, resume, on_state)
+    seen = []
+    while True:
+        try:
+            seen.append(next(steps))
+        except StopIteration as end:
+            return end.value, seen
+
+
+def same(a: Inversion, b: Inversion) -> bool:
+    first, second = a.generator.state_dict(), b.generator.state_dict()
+    weights = all(torch.equal(first[name], second[name]) for name in first)
+    return weights and torch.equal(a.ws, b.ws) and torch.equal(a.camera.cam2world, b.camera.cam2world)
+
+
+def test_both_stages_bring_the_picture_nearer_and_leave_the_prior_alone() -> None:
+    generator = tiny()
+    before = copy.deepcopy(generator.state_dict())
+    config = replace(SHORT, latent=replace(SHORT.latent, steps=40, lr=0.05), tuning=replace(SHORT.tuning, steps=15))
+    result, steps = run(generator, shown(generator), config)
+    assert all(torch.equal(before[name], value) for name, value in generator.state_dict().items())
+    latent = [s.losses["perceptual"] for s in steps if s.stage == "latent"]
+    tuning = [s.losses["perceptual"] for s in steps if s.stage == "tuning"]
+    assert latent[-1] < 0.6 * latent[0]
+    assert tuning[-1] < tuning[0]
+    assert result.metrics["psnr"] > 15
+    assert not any(p.requires_grad for p in result.generator.parameters())
+
+
+def test_steps_are_counted_and_pictures_come_now_and_then() -> None:
+    generator = tiny()
+    result, steps = run(generator, shown(generator))
+    assert [(s.stage, s.index, s.total) for s in steps] == [("latent", i, 8) for i in range(1, 9)] + [
+        ("tuning", i, 6) for i in range(1, 7)
+    ]
+    assert [s.index for s in steps if s.image is not None] == [1, 4, 8, 1, 4, 6]
+    assert steps[0].image is not None
+    assert steps[0].image.shape == (32, 32, 3)
+    assert [s.losses for s in result.history] == [s.losses for s in steps]
+    assert all(s.image is None for s in result.history)
+    for step in steps:
+        parts = sum(value for name, value in step.losses.items() if name != "total")
+        assert step.losses["total"] == pytest.approx(parts, rel=1e-4)
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(noise: bool) -> None:
+    generator = tiny(noise=noise)
+    crop = shown(generator)
+    first, _ = run(generator, crop, seed=5)
+    again, _ = run(generator, crop, seed=5)
+    other, _ = run(generator, crop, seed=6)
+    assert same(first, again)
+    assert not same(first, other)
+
+
+@pytest.mark.parametrize("split", [1.0, 0.5])
+def test_a_resumed_run_equals_an_uninterrupted_one(split: float) -> None:
+    generator = tiny(noise=True)
+    crop = shown(generator)
+    config = replace(SHORT, latent=replace(SHORT.latent, split=split))
+    states: list[InversionState] = []
+    whole, _ = run(generator, crop, config, on_state=states.append)
+    assert [(s.stage, s.step) for s in states] == [
+        ("latent", 3), ("latent", 6), ("latent", 8), ("tuning", 3), ("tuning", 6), ("tuning", 6)
+    ]  # fmt: skip
+    for state in states:
+        resumed, steps = run(generator, crop, config, resume=state)
+        assert same(whole, resumed), (state.stage, state.step)
+        assert [s.losses for s in resumed.history] == [s.losses for s in whole.history]
+        assert len(steps) == len(whole.history) - len(state.history)
+
+
+def test_stopping_keeps_what_there_is() -> None:
+    generator = tiny()
+    crop = shown(generator)
+    whole, _ = run(generator, crop)
+    left = iter([False] * 3 + [True] * 99)
+    states: list[InversionState] = []
+    early, steps = run(generator, crop, should_stop=lambda: next(left), on_state=states.append)
+    assert [s.stage for s in steps] == ["latent"] * 3
+    assert "stopped" in early.reason
+    assert early.ws.shape == whole.ws.shape
+    assert [s.losses for s in early.history] == [s.losses for s in whole.history[:3]]
+    # and it can go on from there
+    resumed, _ = run(generator, crop, resume=states[0])
+    assert same(whole, resumed)
+
+
+def test_tuning_stops_before_the_step_once_the_distance_is_small_enough() -> None:
+    generator = tiny()
+    config = replace(SHORT, tuning=replace(SHORT.tuning, stop=1e9))
+    result, steps = run(generator, shown(generator), config)
+    assert {s.stage for s in steps} == {"latent"}
+    assert "limit" in result.reason
+    untouched = generator.state_dict()
+    assert all(torch.equal(untouched[name], value) for name, value in result.generator.state_dict().items())
+    assert result.metrics["depth_moved"] == 0
+
+
+def test_w_has_one_code_and_w_plus_one_for_each_layer() -> None:
+    generator = tiny()
+    crop = shown(generator)
+    ends = {}
+    for name, changes in {"w": {}, "w+": {"space": "w+"}, "split": {"split": 0.5}}.items():
+        config = replace(SHORT, latent=replace(SHORT.latent, **changes), tuning=replace(SHORT.tuning, steps=0))
+        ends[name] = run(generator, crop, config)[0].ws
+    assert torch.equal(ends["w"], ends["w"][:, :1].expand_as(ends["w"]))
+    assert not torch.equal(ends["w+"], ends["w+"][:, :1].expand_as(ends["w"]))
+    assert not torch.equal(ends["split"], ends["split"][:, :1].expand_as(ends["w"]))
+
+
+def test_code_statistics_are_those_of_the_published_codes() -> None:
+    generator = tiny()
+    z = torch.from_numpy(np.random.RandomState(123).randn(600, 8)).float()  # noqa: NPY002
+    w = generator.mapping(z, generator.frontal_camera())[:, 0]
+    found = code_statistics(generator, LatentConfig())
+    torch.testing.assert_close(found.mean, w.mean(0))
+    assert found.spread == pytest.approx(math.sqrt(float(((w - w.mean(0)) ** 2).sum() / 600)), rel=1e-5)
+
+
+def test_noise_is_optimised_only_where_the_generator_uses_it() -> None:
+    assert noise_images(tiny()) == {}
+    generator = tiny(noise=True)
+    names = set(noise_images(generator))
+    assert names == {name for name, _ in generator.named_buffers() if name.startswith("backbone") and "noise_const" in name}
+    result, steps = run(generator, shown(generator))
+    assert "noise" in steps[0].losses
+    for name, noise in noise_images(result.generator).items():
+        assert not torch.equal(noise, noise_images(generator)[name])
+        assert float(noise.square().mean()) == pytest.approx(1, rel=1e-4)
+
+
+def test_the_camera_is_found_again() -> None:
+    generator = tiny()
+    true = orbit(0.15, 0.05)
+    crop = shown(generator, camera=true)
+    off = moved_camera(true, torch.tensor([0.03, -0.08, 0.0, 0.01, -0.01, 0.0]))
+    config = InversionConfig(
+        latent=LatentConfig(steps=150, lr=0.0, w_noise=0.0, mse=5.0),
+        camera=CameraRefineConfig(lr=5e-3, start=0.0, rotation_weight=0.01, translation_weight=0.01),
+        tuning=TuningConfig(steps=0, geometry=0.0),
+    )
+    # the right code is known, only the camera is not
+    ws = generator.mapping(torch.randn(1, 8, generator=torch.Generator().manual_seed(3)))
+    state = InversionState(
+        "latent", 0, {"code": ws[:, :1], "twist": torch.zeros(6), "rng": torch.Generator().get_state()}
+    )
+    result, _ = run(generator, replace(crop, camera=off), config, resume=state)
+    before = float(rotation_angle(off.rotation, true.rotation)[0])
+    after = float(rotation_angle(result.camera.rotation, true.rotation)[0])
+    assert before > 0.08
+    assert after < 0.25 * before
+    assert float((result.camera.origin - true.origin).norm()) < 0.25 * float((off.origin - true.origin).norm())
+
+
+def test_a_fixed_camera_stays_where_it_was() -> None:
+    generator = tiny()
+    crop = shown(generator)
+    result, steps = run(generator, crop, replace(SHORT, camera=CameraRefineConfig(enabled=False)))
+    assert torch.equal(result.camera.cam2world, crop.camera.cam2world)
+    assert "camera" not in steps[-7].losses
+
+
+def test_the_guard_keeps_the_surface_where_it_was() -> None:
+    generator = tiny()
+    crop = shown(generator)
+    photo = replace(crop, image=torch.rand(crop.image.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1)
+    tuning = TuningConfig(steps=25, lr=3e-3, stop=0.0, alpha=0.0, side_views=4, geometry_every=1)
+    config = replace(SHORT, latent=replace(SHORT.latent, steps=2), tuning=tuning)
+    guarded, steps = run(generator, photo, config)
+    free, _ = run(generator, photo, replace(config, tuning=replace(tuning, geometry=0.0)))
+    assert "side_depth" in steps[-1].losses
+    assert guarded.metrics["depth_moved"] < 0.5 * free.metrics["depth_moved"]
+
+
+def test_locality_keeps_neighbours_as_they_were() -> None:
+    generator = tiny()
+    crop = shown(generator)
+    tuning = replace(SHORT.tuning, steps=12, lr=3e-3, geometry=0.0, locality_alpha=1.0)
+    results = {
+        weight: run(generator, crop, replace(SHORT, tuning=replace(tuning, locality=weight)))[0] for weight in (0.0, 50.0)
+    }
+    z = torch.randn(4, 8, generator=torch.Generator().manual_seed(9))
+    ws = generator.mapping(z)
+    camera = generator.frontal_camera()
+    wanted = generator.render(generator.planes(ws), ws, camera[[0] * 4]).image
+    drift = {}
+    for weight, result in results.items():
+        image = result.generator.render(result.generator.planes(ws), ws, camera[[0] * 4]).image
+        drift[weight] = float((image - wanted).square().mean())
+    assert drift[50.0] < 0.5 * drift[0.0]
+
+
+def test_white_priors_see_the_photo_on_white_and_others_with_its_background() -> None:
+    crop = shown(tiny())
+    image = torch.full_like(crop.image, -0.5)
+    mask = torch.zeros_like(crop.mask)
+    mask[..., 8:24, 8:24] = 1
+    crop = replace(crop, image=image, mask=mask)
+    white = make_target(crop, tiny())
+    assert float(white.image[0, 0, 16, 16]) == -0.5
+    assert float(white.image[0, 0, 0, 0]) == 1
+    assert white.white
+    scene = make_target(crop, tiny(white=False))
+    torch.testing.assert_close(scene.image, image)
+    _, steps = run(tiny(white=False), crop)
+    assert "alpha" not in steps[0].losses
+
+
+def test_larger_crops_are_averaged_to_the_generator() -> None:
+    generator = tiny()
+    crop = shown(generator)
+    large = replace(
+        crop,
+        image=crop.image.repeat_interleave(3, 2).repeat_interleave(3, 3),
+        mask=crop.mask.repeat_interleave(3, 2).repeat_interleave(3, 3),
+    )
+    torch.testing.assert_close(make_target(large, generator).image, make_target(crop, generator).image)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    generator = tiny()
+    crop = shown(generator)
+    for config in (
+        replace(SHORT, latent=replace(SHORT.latent, steps=-1)),
+        replace(SHORT, latent=replace(SHORT.latent, split=1.5)),
+        replace(SHORT, tuning=replace(SHORT.tuning, geometry_every=0)),
+    ):
+        with pytest.raises(ConfigError):
+            run(generator, crop, config)
