@@ -32,7 +32,6 @@ from headlift.eg3d.generator import Generator
 from headlift.eg3d.pickles import Role, read_network, read_official
 from headlift.eg3d.spec import DiscriminatorSpec, GeneratorSpec
 from headlift.errors import CheckpointError, HeadliftError, OutputError, WeightsError
-from headlift.export.files import refuse_existing
 
 EMBEDDED = "embedded"
 OFFICIAL_LICENCE = "NVIDIA Source Code License for EG3D: non-commercial, for research or evaluation only"
@@ -233,7 +232,8 @@ def import_official(
     source, target = Path(pkl_path), Path(out_path)
     if target.suffix != ".safetensors":
         raise OutputError(f"{target} should end in .safetensors; that is what is written.")
-    refuse_existing([target], overwrite)
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} is already there. Give another --out, or --overwrite to replace it.")
     if not source.is_file():
         raise CheckpointError(f"There is no file {source}." if not source.exists() else f"{source} is not a file.")
     try:
