@@ -14,12 +14,14 @@ from headlift.eg3d.spec import BackboneSpec, MappingSpec, NoiseMode, resolutions
 class SynthesisNetwork(nn.Module):
     """Blocks b4, b8 ...: each takes the codes of its layers and one for its ToRGB, which the next block shares."""
 
-    def __init__(self, spec: BackboneSpec, w_dim: int, image_channels: int) -> None:
+    def __init__(self, spec: BackboneSpec, w_dim: int, image_channels: int, published: bool = False) -> None:
         super().__init__()
         self.sides = resolutions(spec.resolution)
         inputs = 0
         for side, width in zip(self.sides, spec.channels, strict=True):
-            block = SynthesisBlock(inputs, width, w_dim, side, image_channels, clamp=spec.conv_clamp)
+            block = SynthesisBlock(
+                inputs, width, w_dim, side, image_channels, clamp=spec.conv_clamp, published=published
+            )
             self.add_module(f"b{side}", block)
             inputs = width
         self.num_ws = 2 * len(self.sides)
@@ -49,7 +51,7 @@ class SynthesisNetwork(nn.Module):
 class Backbone(nn.Module):
     """Mapping and synthesis together, under the published names."""
 
-    def __init__(self, mapping: MappingSpec, spec: BackboneSpec, image_channels: int) -> None:
+    def __init__(self, mapping: MappingSpec, spec: BackboneSpec, image_channels: int, published: bool = False) -> None:
         super().__init__()
-        self.synthesis = SynthesisNetwork(spec, mapping.w_dim, image_channels)
+        self.synthesis = SynthesisNetwork(spec, mapping.w_dim, image_channels, published)
         self.mapping = MappingNetwork(mapping)

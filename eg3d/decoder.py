@@ -36,6 +36,19 @@ class Decoder(nn.Module):
         """Density before any activation, and colour features in about [0, 1], of m points in float32."""
         with torch.autocast(features.device.type, enabled=False):
             w1, b1, w2, b2 = self.layers()
-            hidden = F.softplus(torch.baddbmm(b1[:, None], w1.expand(len(features), -1, -1), features.float()))
-            out = torch.baddbmm(b2[:, None], w2.expand(len(features), -1, -1), hidden)
-            return out[:, 0], torch.sigmoid(out[:, 1:]) * (1 + 2 * SIGMOID_MARGIN) - SIGMOID_MARGIN
+            n = len(features)
+            hidden = F.softplus(torch.baddbmm(b1[:, None], w1.expand(n, -1, -1), features.float()))
+            out = torch.baddbmm(b2[:, None], w2.expand(n, -1, -1), hidden)
+            return out[:, 0], _colors(out[:, 1:])
+
+    def rows(self, features: Float[Tensor, "n m c"]) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n f m"]]:
+        """The same for points in rows, rounded in the published order."""
+        with torch.autocast(features.device.type, enabled=False):
+            w1, b1, w2, b2 = self.layers()
+            hidden = F.softplus(torch.addmm(b1, features.float().flatten(0, 1), w1.T))
+            out = torch.addmm(b2, hidden, w2.T).reshape(*features.shape[:2], -1)
+            return out[..., 0], _colors(out[..., 1:]).mT
+
+
+def _colors(logits: Tensor) -> Tensor:
+    return torch.sigmoid(logits) * (1 + 2 * SIGMOID_MARGIN) - SIGMOID_MARGIN

@@ -73,7 +73,8 @@ class DiscriminatorBlock(nn.Module):
         if self.fromrgb is not None:
             x = self.fromrgb(x)
         skipped: Tensor = self.skip(x, gain=math.sqrt(0.5))
-        return skipped + self.conv1(self.conv0(x), gain=math.sqrt(0.5))
+        changed: Tensor = self.conv1(self.conv0(x), gain=math.sqrt(0.5))
+        return skipped + changed
 
 
 class DiscriminatorEpilogue(nn.Module):

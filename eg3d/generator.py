@@ -42,8 +42,10 @@ class Generator(nn.Module):
     def __init__(self, spec: GeneratorSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.backbone = Backbone(spec.mapping, spec.backbone, 3 * spec.plane_channels)
-        self.superresolution = Superresolution(spec.superres, spec.decoder.features, spec.mapping.w_dim)
+        self.backbone = Backbone(spec.mapping, spec.backbone, 3 * spec.plane_channels, spec.published_faults)
+        self.superresolution = Superresolution(
+            spec.superres, spec.decoder.features, spec.mapping.w_dim, spec.published_faults
+        )
         self.decoder = Decoder(spec.plane_channels, spec.decoder)
 
     @property
@@ -138,8 +140,9 @@ class Generator(nn.Module):
             jitter = Jitter.centres(n, m, coarse, fine, directions.device)
         jitter.check(n, m, coarse, fine)
         with torch.autocast(planes.device.type, enabled=False):
-            merged, axes = merge_planes(planes.float(), self.spec.plane_layout)
-            merged = merged / 3
+            planes, axes = planes.float(), None
+            if not self.spec.published_faults:
+                planes, axes = merge_planes(planes / 3, self.spec.plane_layout)
             start, end = self._limits(origins, directions)
             count = m if torch.is_grad_enabled() else max(1, POINTS_PER_CHUNK // (n * max(coarse, fine)))
             parts = []
@@ -147,12 +150,12 @@ class Generator(nn.Module):
                 chosen = slice(first, first + count)
                 parts.append(
                     self._march(
-                        merged,
+                        planes,
                         axes,
                         origins[:, chosen],
                         directions[:, chosen],
-                        start[:, chosen],
-                        end[:, chosen],
+                        start if isinstance(start, float) else start[:, chosen],
+                        end if isinstance(end, float) else end[:, chosen],
                         jitter.rays(chosen, directions.device),
                     )
                 )
@@ -180,7 +183,7 @@ class Generator(nn.Module):
         sigmas, features = [], []
         for part in torch.split(xyz, max(1, chunk), dim=1):
             looked_up = sample_planes(planes, part, self.spec.plane_layout, self.spec.render.box_warp)
-            sigma, feature = self.decoder(looked_up)
+            sigma, feature = self.decoder.rows(looked_up)
             sigmas.append(sigma[..., None])
             features.append(feature.mT)
         return torch.cat(sigmas, dim=1), torch.cat(features, dim=1)
@@ -192,21 +195,20 @@ class Generator(nn.Module):
 
     def _limits(
         self, origins: Float[Tensor, "n m 3"], directions: Float[Tensor, "n m 3"]
-    ) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+    ) -> tuple[float | Float[Tensor, "n m"], float | Float[Tensor, "n m"]]:
         spec = self.spec.render
         if spec.ray_start == "auto" or spec.ray_end == "auto":
             return rays.box_limits(origins, directions, spec.box_warp, self.spec.published_faults)
-        start = torch.full_like(directions[..., 0], spec.ray_start)
-        return start, torch.full_like(start, spec.ray_end)
+        return spec.ray_start, spec.ray_end
 
     def _march(
         self,
         planes: Float[Tensor, "b k c p p"],
-        axes: Axes,
+        axes: Axes | None,
         origins: Float[Tensor, "n m 3"],
         directions: Float[Tensor, "n m 3"],
-        start: Float[Tensor, "n m"],
-        end: Float[Tensor, "n m"],
+        start: float | Float[Tensor, "n m"],
+        end: float | Float[Tensor, "n m"],
         jitter: Jitter,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Features [n f m], depth, alpha, nearest and farthest sample [n m] of some rays."""
@@ -234,16 +236,21 @@ class Generator(nn.Module):
     def _decode(
         self,
         planes: Float[Tensor, "b k c p p"],
-        axes: Axes,
+        axes: Axes | None,
         origins: Float[Tensor, "n m 3"],
         directions: Float[Tensor, "n m 3"],
         depths: Float[Tensor, "n m s"],
     ) -> tuple[Float[Tensor, "n m s"], Float[Tensor, "n f m s"]]:
+        """Density and colours of samples. `axes` are those of merged planes; None for the plain look-up."""
         n, m, s = depths.shape
-        unit = (origins[:, :, None] + depths[..., None] * directions[:, :, None]) * (2 / self.spec.render.box_warp)
+        points = origins[:, :, None] + depths[..., None] * directions[:, :, None]
         one = planes.shape[0] == 1
-        looked_up = look_up(planes, axes, unit.reshape(1 if one else n, -1, 3))
-        sigma, colors = self.decoder(looked_up)
+        points = points.reshape(1 if one else n, -1, 3)
+        box = self.spec.render.box_warp
+        if axes is None:
+            sigma, colors = self.decoder.rows(sample_planes(planes, points, self.spec.plane_layout, box))
+        else:
+            sigma, colors = self.decoder(look_up(planes, axes, points * (2 / box)))
         if one:
             return sigma.reshape(n, m, s), colors.reshape(-1, n, m, s).transpose(0, 1)
         return sigma.reshape(n, m, s), colors.reshape(n, -1, m, s)

@@ -59,9 +59,18 @@ def filter_image(
     return F.conv2d(x, weight, padding=padding, stride=stride, groups=x.shape[1])
 
 
-def upsample(x: Float[Tensor, "n c h w"], kernel: Float[Tensor, "4 4"]) -> Float[Tensor, "n c h2 w2"]:
-    """Twice the resolution: zeros between the pixels, then the filter with gain 4."""
-    return F.conv_transpose2d(x, _depthwise(kernel * 4, x), stride=2, padding=1, groups=x.shape[1])
+def upsample(
+    x: Float[Tensor, "n c h w"], kernel: Float[Tensor, "4 4"], published: bool = False
+) -> Float[Tensor, "n c h2 w2"]:
+    """Twice the resolution: zeros between the pixels, then the filter with gain 4.
+
+    `published` really puts the zeros there, so that sums are rounded in the published order; else they are skipped.
+    """
+    if not published:
+        return F.conv_transpose2d(x, _depthwise(kernel * 4, x), stride=2, padding=1, groups=x.shape[1])
+    n, c, h, w = x.shape
+    spread = F.pad(x.reshape(n, c, h, 1, w, 1), (0, 1, 0, 0, 0, 1)).reshape(n, c, 2 * h, 2 * w)
+    return filter_image(F.pad(spread, (2, 1, 2, 1)), kernel, padding=0, gain=4.0)
 
 
 def _depthwise(kernel: Tensor, x: Tensor) -> Tensor:
@@ -101,8 +110,10 @@ def modulated_convolution(
 
     Demodulation divides each output channel by the norm of its scaled weights (Karras et al. 2020, eq. 1 and 3,
     epsilon 1e-8). `gain` multiplies the result. `fused` scales the weights instead of the images, which is cheaper
-    with one row of styles and equal up to rounding.
+    with one row of styles and equal up to rounding; with more rows it is a convolution in groups.
     """
+    if fused:
+        return _fused_convolution(x, weight, styles, kernel, demodulate, up, gain)
     with torch.autocast(x.device.type, enabled=False):
         weight, styles = weight.float(), styles.float()
         scale: Tensor | None = None
@@ -111,17 +122,32 @@ def modulated_convolution(
             scale = torch.rsqrt(styles.square() @ power.T + 1e-8) * gain
         elif gain != 1.0:
             weight = weight * gain
-        if fused:
-            weight = weight[None] * styles[:, None, :, None, None]
-            if scale is not None:
-                weight = weight * scale[:, :, None, None, None]
-    if not fused:
-        y = convolve(x * styles.to(x.dtype)[:, :, None, None], weight.to(x.dtype), kernel, up=up)
-        return y if scale is None else y * scale.to(y.dtype)[:, :, None, None]
-    weight = weight.to(x.dtype)
-    if weight.shape[0] == 1:
-        return convolve(x, weight[0], kernel, up=up)
-    return torch.cat([convolve(x[i : i + 1], weight[i], kernel, up=up) for i in range(x.shape[0])])
+    y = convolve(x * styles.to(x.dtype)[:, :, None, None], weight.to(x.dtype), kernel, up=up)
+    return y if scale is None else y * scale.to(y.dtype)[:, :, None, None]
+
+
+def _fused_convolution(
+    x: Tensor, weight: Tensor, styles: Tensor, kernel: Tensor, demodulate: bool, up: int, gain: float
+) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        scaled = weight.float()[None] * styles.float()[:, None, :, None, None]
+        if demodulate:
+            norm = torch.rsqrt(scaled.square().sum(dim=(2, 3, 4)) + 1e-8)
+            scaled = scaled * (norm * gain if gain != 1.0 else norm)[:, :, None, None, None]
+        elif gain != 1.0:
+            scaled = scaled * gain
+    scaled = scaled.to(x.dtype)
+    rows, outputs, inputs, size = scaled.shape[:4]
+    if rows == 1:
+        return convolve(x, scaled[0], kernel, up=up)
+    grouped = x.reshape(1, -1, *x.shape[2:])
+    if up == 2:
+        stacked = scaled.transpose(1, 2).reshape(rows * inputs, outputs, size, size)
+        y = F.conv_transpose2d(grouped, stacked, stride=2, groups=rows)
+        y = filter_image(y, kernel, padding=1, gain=4.0)
+    else:
+        y = F.conv2d(grouped, scaled.flatten(0, 1), padding=size // 2, groups=rows)
+    return y.reshape(rows, outputs, *y.shape[2:])
 
 
 def bias_activation(
@@ -139,9 +165,18 @@ class SynthesisLayer(nn.Module):
     """A modulated 3 x 3 convolution with noise, bias and leaky ReLU; `up` 2 doubles the resolution."""
 
     def __init__(
-        self, inputs: int, outputs: int, w_dim: int, resolution: int, up: int = 1, clamp: float | None = None
+        self,
+        inputs: int,
+        outputs: int,
+        w_dim: int,
+        resolution: int,
+        up: int = 1,
+        clamp: float | None = None,
+        published: bool = False,
     ) -> None:
+        """`published` rounds in the published order: gains, noise and bias one after the other."""
         super().__init__()
+        self.published = published
         self.affine = FullyConnected(w_dim, inputs, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(outputs))
@@ -169,24 +204,35 @@ class SynthesisLayer(nn.Module):
             self.affine(w),
             self.resample_filter,
             up=self.up,
-            gain=LRELU_GAIN,
-            fused=_fuse(self, w) if fused is None else fused,
+            gain=1.0 if self.published else LRELU_GAIN,
+            fused=_fuse(self, w, self.published) if fused is None else fused,
         )
+        noise = self._noise(x, noise_mode, generator)
+        if self.published:
+            x = x if noise is None else x + noise
+            x = F.leaky_relu(x + self.bias[:, None, None], LRELU_SLOPE) * LRELU_GAIN
+            return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
         offset: Tensor = self.bias[:, None, None]
-        if noise_mode == "const":
-            offset = offset + self.noise_const * self.noise_strength
-        elif noise_mode == "random":
-            shape = (x.shape[0], 1, self.resolution, self.resolution)
-            noise = torch.randn(shape, generator=generator, device=generator.device if generator else x.device)
-            offset = offset + noise.to(x.device) * self.noise_strength
-        return bias_activation(x, offset, clamp=self.clamp)
+        return bias_activation(x, offset if noise is None else offset + noise, clamp=self.clamp)
+
+    def _noise(self, x: Tensor, mode: NoiseMode, generator: torch.Generator | None) -> Tensor | None:
+        if mode == "none":
+            return None
+        if mode == "const":
+            return self.noise_const * self.noise_strength
+        shape = (x.shape[0], 1, self.resolution, self.resolution)
+        drawn = torch.randn(shape, generator=generator, device=generator.device if generator else x.device)
+        return drawn.to(x.device) * self.noise_strength
 
 
 class ToRGB(nn.Module):
     """A modulated 1 x 1 convolution to picture channels, without demodulation, noise or activation."""
 
-    def __init__(self, inputs: int, outputs: int, w_dim: int, clamp: float | None = None) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, w_dim: int, clamp: float | None = None, published: bool = False
+    ) -> None:
         super().__init__()
+        self.published = published
         self.affine = FullyConnected(w_dim, inputs, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 1, 1))
         self.bias = nn.Parameter(torch.zeros(outputs))
@@ -198,7 +244,7 @@ class ToRGB(nn.Module):
     ) -> Float[Tensor, "n o h w"]:
         """Picture channels in float32, whatever the precision of `x`."""
         styles = self.affine(w) * self.weight_gain
-        fuse = _fuse(self, w) if fused is None else fused
+        fuse = _fuse(self, w, self.published) if fused is None else fused
         y = modulated_convolution(x, self.weight, styles, self.weight[0, 0], demodulate=False, fused=fuse)
         y = y.float() + self.bias[:, None, None]
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
@@ -255,19 +301,22 @@ class SynthesisBlock(nn.Module):
         image_channels: int,
         up: int = 2,
         clamp: float | None = None,
+        published: bool = False,
     ) -> None:
+        """`published` rounds in the published order (for comparisons with its numbers; slower)."""
         super().__init__()
         self.register_buffer("resample_filter", resample_filter())
         self.resample_filter: Tensor
         self.up = up
+        self.published = published
         self.num_convs = 1
         if inputs == 0:
             self.const = nn.Parameter(torch.randn(outputs, resolution, resolution))
         else:
-            self.conv0 = SynthesisLayer(inputs, outputs, w_dim, resolution, up=up, clamp=clamp)
+            self.conv0 = SynthesisLayer(inputs, outputs, w_dim, resolution, up, clamp, published)
             self.num_convs = 2
-        self.conv1 = SynthesisLayer(outputs, outputs, w_dim, resolution, clamp=clamp)
-        self.torgb = ToRGB(outputs, image_channels, w_dim, clamp=clamp)
+        self.conv1 = SynthesisLayer(outputs, outputs, w_dim, resolution, 1, clamp, published)
+        self.torgb = ToRGB(outputs, image_channels, w_dim, clamp, published)
 
     def forward(
         self,
@@ -280,6 +329,8 @@ class SynthesisBlock(nn.Module):
     ) -> tuple[Float[Tensor, "n o h2 w2"], Float[Tensor, "n c h2 w2"]]:
         """Features and picture after this block; `ws` holds a code for each layer and one for the ToRGB."""
         rows = list(ws.unbind(dim=1))
+        if x is not None and not self.published:
+            x = x.contiguous(memory_format=torch.channels_last)
         if x is None:
             x = self.const.expand(ws.shape[0], -1, -1, -1)
         else:
@@ -287,9 +338,10 @@ class SynthesisBlock(nn.Module):
         x = self.conv1(x, rows.pop(0), noise_mode, generator, fused)
         y = self.torgb(x, rows.pop(0), fused)
         if image is not None:
-            y = y + (upsample(image, self.resample_filter) if self.up == 2 else image)
+            y = (upsample(image, self.resample_filter, self.published) if self.up == 2 else image) + y
         return x, y
 
 
-def _fuse(module: nn.Module, w: Tensor) -> bool:
-    return not module.training and w.shape[0] == 1
+def _fuse(module: nn.Module, w: Tensor, published: bool) -> bool:
+    """Whether to scale weights: always outside training in the published code, here where it pays."""
+    return not module.training and (published or w.shape[0] == 1)

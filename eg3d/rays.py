@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from headlift.eg3d.camera import ray_directions
 from headlift.errors import ConfigError
 from headlift.types import Camera
 
@@ -57,15 +56,25 @@ class Jitter:
 
 def pixel_centres(resolution: int, device: torch.device | None = None) -> Float[Tensor, "m 2"]:
     """Picture fractions of the pixels' centres, row by row, x before y."""
-    side = (torch.arange(resolution, dtype=torch.float32, device=device) + 0.5) / resolution
+    side = torch.arange(resolution, dtype=torch.float32, device=device) * (1 / resolution) + 0.5 / resolution
     y, x = torch.meshgrid(side, side, indexing="ij")
     return torch.stack([x, y], dim=-1).reshape(-1, 2)
 
 
 def pixel_rays(camera: Camera, resolution: int) -> tuple[Float[Tensor, "n m 3"], Float[Tensor, "n m 3"]]:
-    """Origins (world units) and unit directions of the rays through all pixels of a square picture, row by row."""
+    """Origins (world units) and unit directions of the rays through all pixels of a square picture, row by row.
+
+    The direction is taken between two points in the world, as in the published code: volumes with fine detail turn the
+    rounding of these sums into visible differences, so that references can be matched only in the same order.
+    """
     uv = pixel_centres(resolution, camera.cam2world.device).to(camera.cam2world.dtype)
-    directions = ray_directions(camera, uv.expand(len(camera), -1, -1))
+    k, pose = camera.intrinsics[..., None], camera.cam2world
+    skew, fy, cy = k[:, 0, 1], k[:, 1, 1], k[:, 1, 2]
+    y = (uv[:, 1] - cy) / fy
+    x = (uv[:, 0] - k[:, 0, 2] + cy * skew / fy - skew * uv[:, 1] / fy) / k[:, 0, 0]
+    origin = pose[:, :3, 3:]
+    point = pose[:, :3, 0:1] * x[:, None] + pose[:, :3, 1:2] * y[:, None] + pose[:, :3, 2:3] + origin
+    directions = F.normalize((point - origin).mT, dim=2)
     return camera.origin[:, None].expand_as(directions), directions
 
 
@@ -78,8 +87,8 @@ def box_limits(
     sampled there has no weight. With `published_faults` it gets the smallest and the largest entry distance of the
     batch's other rays, as the published code has it.
     """
-    safe = torch.where(directions == 0, torch.full_like(directions, 1e-20), directions)
-    first, second = (-side / 2 - origins) / safe, (side / 2 - origins) / safe
+    inverse = 1 / torch.where(directions == 0, torch.full_like(directions, 1e-20), directions)
+    first, second = (-side / 2 - origins) * inverse, (side / 2 - origins) * inverse
     start = torch.minimum(first, second).amax(dim=-1)
     end = torch.maximum(first, second).amin(dim=-1)
     if not published_faults:
@@ -94,19 +103,28 @@ def box_limits(
 
 
 def stratified_samples(
-    start: Float[Tensor, "n m"], end: Float[Tensor, "n m"], uniform: Float[Tensor, "n m s"], disparity: bool = False
+    start: float | Float[Tensor, "n m"],
+    end: float | Float[Tensor, "n m"],
+    uniform: Float[Tensor, "n m s"],
+    disparity: bool = False,
 ) -> Float[Tensor, "n m s"]:
     """Distances of the samples: evenly spaced from start to end, each moved by its uniform number times the spacing.
 
-    `disparity` spaces them evenly in 1 / distance instead.
+    The limits are the same for all rays (floats) or each ray's own. `disparity` spaces evenly in 1 / distance instead.
     """
     count = uniform.shape[-1]
-    steps = torch.linspace(0, 1, count, device=start.device)
+    if isinstance(start, Tensor):
+        start = start[..., None]
+    if isinstance(end, Tensor):
+        end = end[..., None]
     if disparity:
-        share = steps + uniform / (count - 1)
-        return 1 / ((1 - share) / start[..., None] + share / end[..., None])
-    length = (end - start)[..., None]
-    return start[..., None] + steps * length + uniform * (length / (count - 1))
+        share = torch.linspace(0, 1, count, device=uniform.device) + uniform * (1 / (count - 1))
+        return 1 / (1 / start * (1 - share) + 1 / end * share)
+    if isinstance(start, Tensor) or isinstance(end, Tensor):
+        even = start + torch.arange(count, device=uniform.device) / (count - 1) * (end - start)
+    else:
+        even = torch.linspace(start, end, count, device=uniform.device)
+    return even + uniform * ((end - start) / (count - 1))
 
 
 def importance_samples(

@@ -14,16 +14,16 @@ from headlift.eg3d.spec import NoiseMode, SuperresSpec
 class Superresolution(nn.Module):
     """The published 2X, 4X, 8X and 8XDC modules: they differ in widths and in whether the first block upsamples."""
 
-    def __init__(self, spec: SuperresSpec, inputs: int, w_dim: int) -> None:
+    def __init__(self, spec: SuperresSpec, inputs: int, w_dim: int, published: bool = False) -> None:
         super().__init__()
         self.spec = spec
         grows = spec.kind in ("8X", "8XDC")
         side = spec.input_resolution
         first, second = spec.channels
-        self.block0 = SynthesisBlock(
-            inputs, first, w_dim, side * 2 if grows else side, 3, up=2 if grows else 1, clamp=spec.conv_clamp
-        )
-        self.block1 = SynthesisBlock(first, second, w_dim, spec.output_resolution, 3, clamp=spec.conv_clamp)
+        up, middle = (2, side * 2) if grows else (1, side)
+        clamp = spec.conv_clamp
+        self.block0 = SynthesisBlock(inputs, first, w_dim, middle, 3, up, clamp, published)
+        self.block1 = SynthesisBlock(first, second, w_dim, spec.output_resolution, 3, 2, clamp, published)
         if spec.kind != "8XDC":  # a buffer that the other published modules carry and never use
             self.register_buffer("resample_filter", resample_filter())
 

@@ -28,9 +28,12 @@ Axes = tuple[tuple[int, int], ...]
 
 def sample_planes(
     planes: Float[Tensor, "n 3 c p p"], xyz: Float[Tensor, "n m 3"], layout: PlaneLayout, box_warp: float
-) -> Float[Tensor, "n c m"]:
-    """Mean of the three planes' features at points in world units: one look-up for each plane."""
-    return look_up(planes, PLANE_AXES[layout], xyz * (2 / box_warp)) / 3
+) -> Float[Tensor, "n m c"]:
+    """Mean of the three planes' features at points in world units: one look-up for each plane, the plain way."""
+    n, _, c = planes.shape[:3]
+    with torch.autocast(planes.device.type, enabled=False):
+        found = _sample(planes.float(), PLANE_AXES[layout], xyz.float() * (2 / box_warp))
+        return found.permute(0, 3, 2, 1).reshape(n, 3, -1, c).mean(dim=1)
 
 
 def merge_planes(planes: Float[Tensor, "n 3 c p p"], layout: PlaneLayout) -> tuple[Float[Tensor, "n k c p p"], Axes]:
@@ -49,12 +52,9 @@ def look_up(planes: Float[Tensor, "n k c p p"], axes: Axes, unit: Float[Tensor, 
     """Sum over the planes of their features at points given in [-1, 1]^3 (bilinear, zero outside; float32)."""
     n, k, c = planes.shape[:3]
     with torch.autocast(planes.device.type, enabled=False):
-        uv = torch.stack([unit[..., list(pair)] for pair in axes], dim=1).float()
-        found = F.grid_sample(
-            planes.float().flatten(0, 1),
-            uv.flatten(0, 1)[:, None],
-            mode="bilinear",
-            padding_mode="zeros",
-            align_corners=False,
-        )
-        return found.reshape(n, k, c, -1).sum(dim=1)
+        return _sample(planes.float(), axes, unit.float()).reshape(n, k, c, -1).sum(dim=1)
+
+
+def _sample(planes: Float[Tensor, "n k c p p"], axes: Axes, unit: Float[Tensor, "n m 3"]) -> Float[Tensor, "n*k c 1 m"]:
+    uv = torch.stack([unit[..., list(pair)] for pair in axes], dim=1).flatten(0, 1)[:, None]
+    return F.grid_sample(planes.flatten(0, 1), uv, mode="bilinear", padding_mode="zeros", align_corners=False)
