@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types clean
+.PHONY: help setup demo test lint clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -28,8 +28,7 @@ test: setup  ## the tests
 lint: setup  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy .typing/headlift/eg3d .typing/headlift/invert
-	$(BIN)/mypy .typing/headlift --exclude '(build|\.venv|\.typing|tests|benchmarks|out)/'
+	cd .typing && ../$(BIN)/mypy --config-file ../pyproject.toml -p headlift
 
 clean:  ## remove the environment and what was built
 	rm -rf $(VENV) .typing build dist *.egg-info

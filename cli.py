@@ -335,8 +335,8 @@ def run_generate(verb: Generate) -> int:
 
 
 def run_export(verb: Export) -> int:
-    from headlift.progress import StepProgress
     from headlift.outputs import export_head
+    from headlift.progress import StepProgress
 
     with StepProgress(verb.quiet) as progress:
         written = export_head(verb.head, verb.out, verb.settings, verb.overwrite, progress.show)
@@ -347,9 +347,39 @@ def run_export(verb: Export) -> int:
 
 
 def run_batch(verb: Batch) -> int:
-    from headlift.batch import run_batch as reconstruct_all
+    from rich.console import Console
+    from rich.table import Table
 
-    raise NotImplementedError(reconstruct_all)
+    from headlift import batch
+    from headlift.export.files import write_text
+    from headlift.poses import photos_in
+    from headlift.progress import StepProgress
+    from headlift.types import Step
+
+    pose = replace(verb.settings.pose, force=verb.force or verb.settings.pose.force)
+    settings = replace(verb.settings, pose=pose)
+    out = verb.out or Path("out") / verb.folder.resolve().name
+    photos = len(photos_in(verb.folder))
+    done = 0
+    with StepProgress(verb.quiet) as progress, stop_on_interrupt(progress.note) as should_stop:
+
+        def on_row(row: batch.Row) -> None:
+            nonlocal done
+            done += 1
+            progress.show(Step("photos", done, photos))
+            progress.note(f"{row.photo}: {row.status}{'; ' + row.message if row.message else ''}")
+
+        rows = batch.run_batch(verb.folder, out, settings, verb.workers, verb.overwrite, on_row, should_stop)
+    write_text(out / "batch.csv", batch.to_csv(rows))
+    write_text(out / "batch.json", batch.to_json(rows))
+    if not verb.quiet:
+        heading, *lines = batch.table(rows)
+        table = Table(*heading)
+        for line in lines:
+            table.add_row(*line)
+        Console().print(table)
+        show(f"The table is in {out / 'batch.csv'} too.")
+    return 0 if any(row.status in ("done", "skipped") for row in rows) else 2
 
 
 def run_weights_list(verb: WeightsList) -> int:
