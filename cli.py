@@ -421,6 +421,23 @@ def run_weights_verify(verb: WeightsVerify) -> int:
     return 0
 
 
+def run_doctor(verb: Doctor) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from headlift.doctor import diagnose, healthy
+
+    checks = diagnose()
+    table = Table("", "what", "found")
+    for check in checks:
+        table.add_row("ok" if check.ok else "!!" if check.needed else "--", check.name, check.found)
+    Console().print(table)
+    for check in checks:
+        if not check.ok:
+            show(f"{check.name}: {check.remedy}")
+    return 0 if healthy(checks) else 1
+
+
 def peak_memory() -> float:
     """Largest resident memory of this process so far, GiB."""
     import resource
@@ -439,4 +456,5 @@ _RUNS: dict[type, Callable[[Any], int]] = {
     WeightsImport: run_weights_import,
     WeightsFetch: run_weights_fetch,
     WeightsVerify: run_weights_verify,
+    Doctor: run_doctor,
 }
