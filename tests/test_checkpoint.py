@@ -18,6 +18,7 @@ from small_networks import DISCRIMINATOR, SPEC, picture, random_discriminator, r
 
 from headlift.eg3d.checkpoint import (
     GENERATOR,
+    _outline,
     build_generator,
     compare_shapes,
     load_checkpoint,
@@ -27,6 +28,8 @@ from headlift.eg3d.checkpoint import (
     save_checkpoint,
 )
 from headlift.eg3d.generator import Generator
+from headlift.eg3d.published import discriminator_spec_from_published, spec_from_published
+from headlift.eg3d.spec import DiscriminatorSpec, GeneratorSpec
 from headlift.errors import CheckpointError, OutputError
 
 
@@ -234,3 +237,27 @@ def test_a_generator_is_built_of_tensors_by_name() -> None:
     generator = random_generator()
     built = build_generator(SPEC, generator.state_dict())
     assert torch.equal(picture(built), picture(generator))
+
+
+def test_the_default_specs_are_the_published_512_pixel_networks() -> None:
+    """Names and shapes of every tensor, and the settings, as published for FFHQ; no numbers are needed for that."""
+    published = json.loads((Path(__file__).parent / "data" / "ffhq512.json").read_text())
+    for kind, spec in (("generator", GeneratorSpec()), ("discriminator", DiscriminatorSpec())):
+        outline = _outline(spec, 1000, "here")
+        shapes = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
+        expected = {n: tuple(map(int, s.split("x"))) if s else () for n, s in published[kind].items()}
+        assert shapes == expected
+    state = _outline(GeneratorSpec(), 1000, "here").state_dict()
+    read = spec_from_published(published["G_kwargs"], state, neural_resolution=128)
+    assert filled(read) == filled(GeneratorSpec())
+    state = _outline(DiscriminatorSpec(), 1000, "here").state_dict()
+    judge = discriminator_spec_from_published(published["D_kwargs"], state)
+    assert filled(judge) == filled(DiscriminatorSpec())
+
+
+def filled(spec: GeneratorSpec | DiscriminatorSpec) -> dict[str, Any]:
+    """The spec as a table, widths that are given and widths that follow from others made alike."""
+    table = spec.to_dict()
+    for name in ("layer_features", "embed_features"):
+        table["mapping"][name] = table["mapping"][name] or table["mapping"]["w_dim"]
+    return table

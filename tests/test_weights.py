@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -261,3 +263,29 @@ def test_verify_reads_every_number(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="not finite"):
         verify(path)
+
+
+def test_the_command_line_refuses_a_hostile_file_in_one_line(tmp_path: Path) -> None:
+    """Exit code 2, a message that names what was found, no traceback, no file, nothing run."""
+    mark = tmp_path / "mark"
+    source = tmp_path / "evil.pkl"
+    source.write_bytes(
+        b"\x80\x04cos\nsystem\n\x8c" + bytes([len(f"touch {mark}")]) + f"touch {mark}".encode() + b"\x85R."
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "headlift",
+        "weights",
+        "import",
+        str(source),
+        "--out",
+        str(tmp_path / "o.safetensors"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "os.system" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not mark.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["evil.pkl"]
