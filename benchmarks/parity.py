@@ -6,8 +6,8 @@ error over the largest reference value is printed, and the same in the L2 norm; 
 exceeds 1e-4, or when an array is not understood. Arrays that were inputs are marked so; those that cannot be computed
 because an input was left out are named.
 
-Everything runs in float32. MKL is asked for the code path that rounds alike on all processors: volumes with fine
-detail amplify the rounding of a matrix product, up to some 1e-3 in single pixels.
+Everything runs in float32, on one thread. MKL is asked for the code path that rounds alike on all processors: volumes
+with fine detail amplify the rounding of a matrix product, up to some 1e-3 in single pixels.
 """
 
 from __future__ import annotations
@@ -329,7 +329,8 @@ def camera_comparisons(path: Path) -> list[Comparison]:
             elif family == "intr":
                 ours = intrinsics(published_focal(fovs[int(rest)]))[0]
             elif family == "gaussian":  # settings not written down: recovered from the poses themselves
-                ours = published_look_at(*gaussian_angles(rest), (0.0, 0.0, 0.0), 2.7)
+                pivot = (0.0, 0.0, 0.0) if rest == "0" else (0.0, 0.0, 0.2)
+                ours = published_look_at(*gaussian_angles(rest), pivot, 2.7)
             elif family == "create_samples":
                 ours = grid_values(*rest.split("/"))
             else:
@@ -379,6 +380,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compare the generator with reference numbers.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     folders = parser.parse_args().folders
+    torch.set_num_threads(1)
     fine = True
     cameras = {p.resolve() for f in folders for p in (f / "cameras.npz", f.parent / "cameras.npz") if p.exists()}
     for path in sorted(cameras):
