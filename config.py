@@ -31,6 +31,8 @@ class PoseConfig:
     """Smallest face that is worth a try, side of its box in photo pixels."""
     max_yaw: float = 75.0
     """Largest turn of the head to the side, degrees; beyond it half of the face is guesswork."""
+    frame: Literal["ffhq", "embedded"] = "ffhq"
+    """Whose heads look straight ahead: FFHQ's labels (official weights), or the embedded prior's, 3.7 degrees apart."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class LatentConfig:
     """Weight of opacity against the mask, where the prior's background is white; published priors have none."""
     near_mean: float = 0.0
     """Weight of the squared distance of the code from the mean, in standard deviations of w."""
+    relief: float = 100.0
+    """Weight of the squared distance between the surface and the fitted landmarks' points, world units squared."""
     candidates: int = 0
     """Random codes that are looked at for a start; 0 starts at the mean, as published."""
     split: float = 1.0
@@ -114,6 +118,8 @@ class TuningConfig:
     """Weight of the guard that keeps depth and opacity of other views as they were before tuning."""
     geometry_every: int = 4
     """The guard looks at a side view once in so many steps."""
+    relief: float = 100.0
+    """Weight of the squared distance between the surface and the fitted landmarks' points, world units squared."""
     side_views: int = 8
     """Side views that the guard goes round."""
     side_colour: float = 0.0

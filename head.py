@@ -1,8 +1,9 @@
 """Head files: one `.safetensors` that holds all that makes a head, save the generator it was tuned from.
 
-Inside: the latent code, the camera label, what tuning added to each tensor of the base generator (fp16, scaled by that
-tensor's largest change), the crop with its mask and how it was cut, and as JSON the base's name and sha256, the settings
-and the figures of the inversion. A render after loading has a PSNR of at least 60 dB against the one before saving.
+Inside: the latent code, the camera label, what tuning added to each tensor of the base generator (fp16, scaled by
+that tensor's largest change), the crop with its mask and how it was cut, and as JSON the base's name and sha256, the
+settings and the figures of the inversion. A render after loading has a PSNR of at least 60 dB against the one before
+saving.
 
 The state of an interrupted run is kept in the same form.
 """
@@ -200,7 +201,7 @@ def unpack_changes(path: Path, before: Mapping[str, Tensor], tensors: Mapping[st
             raise HeadFileError(
                 f"{path} does not fit its base generator: {name} has shape {tuple(change.shape)}, the base {wanted}."
             )
-        state[name] += change.to(state[name]) * tensors[SCALE + name].to(state[name])
+        state[name] += change.to(state[name]) * tensors[SCALE + name].to(state[name])[0]
     return state
 
 

@@ -39,7 +39,9 @@ Candidate = Callable[[Tensor, Tensor], Tensor]
 
 
 def on_white(data: bytes) -> Tensor:
-    rgba = torch.from_numpy(np.asarray(Image.open(io.BytesIO(data)).convert("RGBA")).copy()).permute(2, 0, 1).float() / 255
+    rgba = (
+        torch.from_numpy(np.asarray(Image.open(io.BytesIO(data)).convert("RGBA")).copy()).permute(2, 0, 1).float() / 255
+    )
     return (rgba[:3] * rgba[3:] + 1 - rgba[3:]) * 2 - 1
 
 
@@ -54,7 +56,7 @@ def eval_heads(folder: Path) -> tuple[dict[int, list[Tensor]], Tensor]:
                 pictures.append(on_white(bundle.read(names[head * 10 + view])))
         for name in sorted(n for n in bundle.namelist() if n.startswith("params/"))[:HEADS]:
             p = json.loads(bundle.read(name))
-            vectors.append([p["gender"] * 3, p["age"] / 20, *[r * 2 for r in p["race"]], p["weight"], *p["axes"].values()])
+            vectors.append([p["gender"] * 3, p["age"] / 20, *[r * 3 for r in p["race"]], p["weight"]])
     table = torch.tensor(vectors)
     return views, (table - table.mean(0)) / table.std(0).clamp_min(1e-3)
 
@@ -134,7 +136,8 @@ def mtcnn_features(kind: str, side: int) -> Candidate:
         return out
 
     return lambda a, b: sum(
-        ((x - y).square().sum(1).mean((1, 2)) for x, y in zip(features(a), features(b), strict=True)), torch.zeros(len(a))
+        ((x - y).square().sum(1).mean((1, 2)) for x, y in zip(features(a), features(b), strict=True)),
+        torch.zeros(len(a)),
     )
 
 

@@ -28,7 +28,7 @@ SMALLEST_ANGLE_SIGMA = math.radians(0.5)
 """No pose estimate is believed to be better than this, radians."""
 
 
-def twist_matrix(twist: Float[Tensor, "6"]) -> Float[Tensor, "4 4"]:
+def twist_matrix(twist: Float[Tensor, 6]) -> Float[Tensor, "4 4"]:
     """The rigid motion exp(twist): rotation (3, radians) then translation (3, world units)."""
     wx, wy, wz, vx, vy, vz = twist.unbind()
     zero = torch.zeros_like(wx)
@@ -37,7 +37,7 @@ def twist_matrix(twist: Float[Tensor, "6"]) -> Float[Tensor, "4 4"]:
     return motion
 
 
-def moved_camera(camera: Camera, twist: Float[Tensor, "6"]) -> Camera:
+def moved_camera(camera: Camera, twist: Float[Tensor, 6]) -> Camera:
     """The camera after a twist in its own axes about the world's origin; the zero twist changes nothing."""
     axes = torch.eye(4, dtype=twist.dtype, device=twist.device).repeat(len(camera), 1, 1)
     axes[:, :3, :3] = camera.rotation.to(twist.dtype)
@@ -46,7 +46,7 @@ def moved_camera(camera: Camera, twist: Float[Tensor, "6"]) -> Camera:
 
 
 def camera_prior(
-    twist: Float[Tensor, "6"], camera: Camera, covariance: Float[np.ndarray, "2 2"], config: CameraRefineConfig
+    twist: Float[Tensor, 6], camera: Camera, covariance: Float[np.ndarray, "2 2"], config: CameraRefineConfig
 ) -> Float[Tensor, ""]:
     """Squared Mahalanobis length of the correction.
 

@@ -11,6 +11,7 @@ from headlift.config import InversionConfig
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.errors import ConfigError
 from headlift.invert import latent, tuning
+from headlift.invert.face_points import face_points
 from headlift.invert.losses import resize
 from headlift.invert.metrics import depth_moved, psnr, ssim
 from headlift.invert.perceptual import load_distance
@@ -56,6 +57,7 @@ def invert(
     device = next(generator.parameters()).device
     target = make_target(crop, generator).to(device)
     camera = crop.camera.to(device, torch.float32)
+    face = None if crop.model_points is None else face_points(crop.model_points, device)
     work = copy.deepcopy(generator).eval().requires_grad_(False)
     history: list[Step]
     if resume and resume.stage == tuning.STAGE:
@@ -66,13 +68,13 @@ def invert(
     else:
         distance = load_distance(config.perceptual, "latent", device)
         found = yield from latent.find_latent(
-            work, target, camera, crop.covariance, config, distance, seed, should_stop, resume, keep
+            work, target, camera, crop.covariance, config, distance, face, seed, should_stop, resume, keep
         )
         ws, camera, history = found.ws, found.camera, list(found.history)
         resume = None
     distance = load_distance(config.perceptual, "tuning", device)
     tuned = yield from tuning.tune(
-        work, ws, camera, target, config, distance, seed, should_stop, resume, keep, history
+        work, ws, camera, target, config, distance, face, seed, should_stop, resume, keep, history
     )
     return conclude(work, tuned, ws, camera, target, config, history)
 

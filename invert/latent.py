@@ -1,8 +1,8 @@
 """Stage 1: the latent code, and with it a small correction of the camera.
 
-PTI's projector (Roich et al. 2022; StyleGAN2's, Karras et al. 2020, appendix D) as published for EG3D: Adam on one code
-for all layers (W) or one for each (W+) and on the noise images, with ramps on the learning rate and on the jitter of the
-code. What is minimised is the perceptual distance at 256 pixels plus the regulariser of the noise; headlift adds
+PTI's projector (Roich et al. 2022; StyleGAN2's, Karras et al. 2020, appendix D) as published for EG3D: Adam on one
+code for all layers (W) or one for each (W+) and on the noise images, with ramps on the learning rate and on the jitter
+of the code. What is minimised is the perceptual distance at 256 pixels plus the regulariser of the noise; headlift adds
 opacity against the mask where the prior's background is white, and the prior on the camera's correction.
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from headlift.config import InversionConfig, LatentConfig
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.invert.camera_refine import camera_prior, moved_camera
+from headlift.invert.face_points import FacePoints, relief_error
 from headlift.invert.losses import (
     alpha_error,
     area_downsample,
@@ -60,8 +61,8 @@ class Latent:
 
 @torch.no_grad()
 def code_statistics(generator: Eg3d, config: LatentConfig) -> CodeStatistics:
-    """Mean and spread of w over random codes (600, seed 123, NumPy's legacy generator), mapped with the frontal camera."""
-    random = np.random.RandomState(config.w_stats_seed)  # noqa: NPY002 (the published codes)
+    """Mean and spread of w over random codes (600, NumPy's legacy seed 123), mapped with the frontal camera."""
+    random = np.random.RandomState(config.w_stats_seed)
     z = torch.from_numpy(random.randn(config.w_stats_samples, generator.spec.mapping.z_dim)).float()
     w = generator.mapping(z.to(_device(generator)), None)[:, 0]
     mean = w.mean(0)
@@ -70,7 +71,12 @@ def code_statistics(generator: Eg3d, config: LatentConfig) -> CodeStatistics:
 
 @torch.no_grad()
 def best_start(
-    generator: Eg3d, target: Target, camera: Camera, statistics: CodeStatistics, config: LatentConfig, rng: torch.Generator
+    generator: Eg3d,
+    target: Target,
+    camera: Camera,
+    statistics: CodeStatistics,
+    config: LatentConfig,
+    rng: torch.Generator,
 ) -> Float[Tensor, "1 1 w"]:
     """The mean code, or, with `candidates`, whichever of so many random codes at truncation 0.7 shows the target best.
 
@@ -104,6 +110,7 @@ def find_latent(
     covariance: Float[np.ndarray, "2 2"],
     config: InversionConfig,
     distance: Distance,
+    face: FacePoints | None,
     seed: int,
     should_stop: Callable[[], bool],
     resume: InversionState | None,
@@ -111,8 +118,8 @@ def find_latent(
 ) -> Generator[Step, None, Latent]:
     """Optimise code, noise and camera; yields each step, returns what was found (or what there is when stopped).
 
-    `generator` is worked on: its noise images are replaced by the optimised ones. `camera` is the estimate, `covariance`
-    that of its (yaw, pitch) in radians squared.
+    `generator` is worked on: its noise images are replaced by the optimised ones. `camera` is the estimate,
+    `covariance` that of its (yaw, pitch) in radians squared, `face` where its skin lies, if that is known.
     """
     options = config.latent
     rng = torch.Generator().manual_seed(seed)
@@ -170,6 +177,8 @@ def find_latent(
             losses["raw"] = options.raw * squared_error(output.raw, resize(target.image, side))
         if target.white and options.alpha:
             losses["alpha"] = options.alpha * alpha_error(output.alpha, resize(target.mask, side))
+        if face and options.relief:
+            losses["relief"] = options.relief * relief_error(output.depth, output.alpha, seen, face)
         if options.near_mean:
             away = (code - statistics.mean).square().sum(-1).mean() / statistics.spread**2
             losses["near_mean"] = options.near_mean * away
@@ -220,7 +229,7 @@ def _install(generator: Eg3d, noises: Mapping[str, Float[Tensor, "r r"]]) -> Non
 
 
 def _leaves(
-    code: Float[Tensor, "1 l w"], twist: Float[Tensor, "6"], noises: Mapping[str, Float[Tensor, "r r"]]
+    code: Float[Tensor, "1 l w"], twist: Float[Tensor, 6], noises: Mapping[str, Float[Tensor, "r r"]]
 ) -> tuple[Tensor, Tensor]:
     for noise in noises.values():
         noise.requires_grad_()

@@ -33,7 +33,7 @@ def psnr(
 def ssim(
     a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 m m"] | None = None
 ) -> float:
-    """Structural similarity over the mask at 256 pixels (Wang et al. 2004, eq. 13): 11 x 11 Gaussian window, sigma 1.5."""
+    """Structural similarity over the mask at 256 pixels (Wang et al. 2004, eq. 13), Gaussian window of sigma 1.5."""
     a, b, mask = _at_256(a, b, mask)
     taps = torch.exp(-0.5 * (torch.arange(-5.0, 6.0, device=a.device) / 1.5) ** 2)
     taps = taps / taps.sum()

@@ -42,7 +42,9 @@ class FeatureNet(nn.Module):
         self.convs = nn.ModuleList()
         channels = 3
         for index, width in enumerate(stages):
-            first = nn.Conv2d(3, width, 5, stride=2, padding=2) if index == 0 else nn.Conv2d(channels, width, 3, padding=1)
+            first = (
+                nn.Conv2d(3, width, 5, stride=2, padding=2) if index == 0 else nn.Conv2d(channels, width, 3, padding=1)
+            )
             self.convs.append(first)
             self.convs.append(nn.Conv2d(width, width, 3, padding=1))
             channels = width
@@ -58,6 +60,7 @@ class FeatureNet(nn.Module):
             if index % 2:
                 out.append(x)
         return out
+
 
 CALIBRATED_STOP: Mapping[str, float] = {"lpips": 0.06, "builtin": 0.06}
 """Where tuning stops: PTI's value for LPIPS, and what is as near for the builtin distance."""
@@ -84,9 +87,7 @@ class Distance(Protocol):
     def kind(self) -> str:
         """Its name in configs, head files and reports."""
 
-    def prepare(
-        self, image: Float[Tensor, "n 3 h w"], weight: Float[Tensor, "n 1 h w"] | None = None
-    ) -> Prepared:
+    def prepare(self, image: Float[Tensor, "n 3 h w"], weight: Float[Tensor, "n 1 h w"] | None = None) -> Prepared:
         """Do once for a target what does not depend on the other picture; `weight` says where it counts."""
 
     def __call__(self, target: Prepared, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
@@ -102,9 +103,7 @@ class Builtin:
     pyramid_weight: float = PYRAMID_WEIGHT
     kind: str = "builtin"
 
-    def prepare(
-        self, image: Float[Tensor, "n 3 h w"], weight: Float[Tensor, "n 1 h w"] | None = None
-    ) -> Prepared:
+    def prepare(self, image: Float[Tensor, "n 3 h w"], weight: Float[Tensor, "n 1 h w"] | None = None) -> Prepared:
         parts = self._parts(area_downsample(image, COMPARE_AT))
         return Prepared(tuple(p.detach() for p in parts), weight)
 
@@ -133,9 +132,7 @@ class Lpips:
     backbone: str
     kind: str = "lpips"
 
-    def prepare(
-        self, image: Float[Tensor, "n 3 h w"], weight: Float[Tensor, "n 1 h w"] | None = None
-    ) -> Prepared:
+    def prepare(self, image: Float[Tensor, "n 3 h w"], weight: Float[Tensor, "n 1 h w"] | None = None) -> Prepared:
         parts = self._parts(area_downsample(image, COMPARE_AT))
         return Prepared(tuple(p.detach() for p in parts), weight)
 
@@ -156,9 +153,7 @@ def unit(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     return features * (features.square().sum(1, keepdim=True) + 1e-10).rsqrt()
 
 
-def spatial_mean(
-    value: Float[Tensor, "n 1 h w"], weight: Float[Tensor, "n 1 _ _"] | None
-) -> Float[Tensor, " n"]:
+def spatial_mean(value: Float[Tensor, "n 1 h w"], weight: Float[Tensor, "n 1 _ _"] | None) -> Float[Tensor, " n"]:
     """Mean over the places of each picture, counted by the weight brought to the same size."""
     if weight is None:
         return value.mean((1, 2, 3))
@@ -227,9 +222,7 @@ def backbone_folders() -> tuple[Path, ...]:
     return Path(cache), Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def load_distance(
-    kind: Perceptual, stage: Literal["latent", "tuning"], device: torch.device | str = "cpu"
-) -> Distance:
+def load_distance(kind: Perceptual, stage: Literal["latent", "tuning"], device: torch.device | str = "cpu") -> Distance:
     """The distance of a config's name; for LPIPS, VGG finds the code and Alex tunes, as PTI has it.
 
     Raises:

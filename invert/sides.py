@@ -1,9 +1,9 @@
 """What keeps a head a head while its input view is tuned: other views, fixed before tuning begins.
 
 Each side view remembers depth and opacity as the pivot has them (the depth prior of SPI, Yin et al. 2023, with the
-references rendered once). It also has colours to aim for: where the photo reaches, the photo itself carried there through
-the pivot's depth (SPI's neighbour views, HFGI3D's pseudo views); where it does not, the pivot's own colours, shifted as
-the photo shifts like-coloured, like-placed points that it does see. So the tuned tones go round the head.
+references rendered once). It also has colours to aim for: where the photo reaches, the photo itself carried there
+through the pivot's depth (SPI's neighbour views, HFGI3D's pseudo views); where it does not, the pivot's own colours,
+shifted as the photo shifts like-coloured, like-placed points that it does see. So the tuned tones go round the head.
 """
 
 from __future__ import annotations
@@ -156,10 +156,11 @@ def guard_losses(
         }
     output = generator.render(planes, ws, view.camera)
     fine = resize(output.image, view.colour.shape[-1])
+    colours = squared_error(output.raw, view.colour, view.trust) + squared_error(fine, view.colour, view.trust)
     return {
         "side_depth": depth_error(output.depth, view.depth, view.alpha),
         "side_alpha": squared_error(output.alpha, view.alpha),
-        "side_colour": squared_error(output.raw, view.colour, view.trust) + squared_error(fine, view.colour, view.trust),
+        "side_colour": colours,
     }
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from headlift.config import InversionConfig
 from headlift.eg3d.generator import Generator as Eg3d
+from headlift.invert.face_points import FacePoints, relief_error
 from headlift.invert.latent import code_statistics, noise_images
 from headlift.invert.losses import alpha_error, depth_error, resize, squared_error
 from headlift.invert.perceptual import Distance, calibrated_stop
@@ -54,6 +55,7 @@ def tune(
     target: Target,
     config: InversionConfig,
     distance: Distance,
+    face: FacePoints | None,
     seed: int,
     should_stop: Callable[[], bool],
     resume: InversionState | None,
@@ -109,6 +111,8 @@ def tune(
             losses["raw"] = options.raw * squared_error(output.raw, resize(target.image, side))
         if target.white and options.alpha:
             losses["alpha"] = options.alpha * alpha_error(output.alpha, resize(target.mask, side))
+        if face and options.relief:
+            losses["relief"] = options.relief * relief_error(output.depth, output.alpha, camera, face)
         if options.geometry:
             solid = before.alpha * resize(target.mask, side) if target.white else before.alpha
             moved = depth_error(output.depth, before.depth, solid)
@@ -150,7 +154,7 @@ class Locality:
             towards = code - self.ws
             length = torch.linalg.vector_norm(towards, dim=-1, keepdim=True).clamp_min(1e-8)
             ws = self.ws + self.alpha * towards / length
-            front = self.base.frontal_camera(1)
+            front = self.base.frontal_camera()
             wanted = self.base.render(self.base.planes(ws), ws, front).image
         image = generator.render(generator.planes(ws), ws, front).image
         error = squared_error(image, wanted) + self.distance(self.distance.prepare(wanted), image).sum()

@@ -34,9 +34,10 @@ from headlift.invert.perceptual import STAGES, FeatureNet
 
 log = logging.getLogger(__name__)
 HELD_OUT = range(2800, 3000)
+Parameters = dict[int, Float[np.ndarray, " p"]]
 
 
-def read_heads(folder: Path, side: int) -> tuple[UInt8[Tensor, "n 4 s s"], list[int], dict[int, Float[np.ndarray, " p"]]]:
+def read_heads(folder: Path, side: int) -> tuple[UInt8[Tensor, "n 4 s s"], list[int], Parameters]:
     """RGBA pictures at `side` pixels, the head each shows, and the parameters of each head."""
     images: list[np.ndarray] = []
     owners: list[int] = []
@@ -47,13 +48,17 @@ def read_heads(folder: Path, side: int) -> tuple[UInt8[Tensor, "n 4 s s"], list[
                 head = int(Path(name).stem.removeprefix("img")) // 4
                 if head in HELD_OUT:
                     continue
-                picture = Image.open(io.BytesIO(bundle.read(name))).convert("RGBA").resize((side, side), Image.Resampling.BOX)
+                picture = (
+                    Image.open(io.BytesIO(bundle.read(name))).convert("RGBA").resize((side, side), Image.Resampling.BOX)
+                )
                 images.append(np.asarray(picture))
                 owners.append(head)
                 if head not in parameters:
                     found = json.loads(bundle.read(f"params/head{head:06d}.json"))
                     axes = [found["axes"][key] for key in sorted(found["axes"])]
-                    parameters[head] = np.array([found["gender"], found["age"] / 40, *found["race"], found["weight"], *axes])
+                    parameters[head] = np.array(
+                        [found["gender"], found["age"] / 40, *found["race"], found["weight"], *axes]
+                    )
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return pixels, owners, parameters
 
@@ -66,7 +71,9 @@ def backgrounds(n: int, side: int, rng: torch.Generator) -> Float[Tensor, "n 3 s
     """Smooth random pictures in [0, 1]: noise at a few scales, some of them flat."""
     out = torch.rand(n, 3, 1, 1, generator=rng).expand(n, 3, side, side).clone()
     for cells in (2, 5, 16, 48):
-        noise = torch.randn(n, 3, cells, cells, generator=rng) * uniform(n, 0.0, 0.35, rng) * (uniform(n, 0, 1, rng) < 0.6)
+        noise = (
+            torch.randn(n, 3, cells, cells, generator=rng) * uniform(n, 0.0, 0.35, rng) * (uniform(n, 0, 1, rng) < 0.6)
+        )
         out = out + F.interpolate(noise, size=(side, side), mode="bilinear", align_corners=False)
     return out.clamp(0, 1)
 
@@ -79,7 +86,9 @@ def place(pixels: Float[Tensor, "n 4 s s"], side: int, rng: torch.Generator) -> 
     flip = torch.where(torch.rand(n, generator=rng) < 0.5, -1.0, 1.0)
     shift = (torch.rand(n, 2, generator=rng) - 0.5) * 0.5
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    theta = torch.stack([torch.stack([cos * flip, -sin, shift[:, 0]], 1), torch.stack([sin * flip, cos, shift[:, 1]], 1)], 1)
+    theta = torch.stack(
+        [torch.stack([cos * flip, -sin, shift[:, 0]], 1), torch.stack([sin * flip, cos, shift[:, 1]], 1)], 1
+    )
     pixels = torch.cat([pixels[:, :3] * pixels[:, 3:], pixels[:, 3:]], 1)
     grid = F.affine_grid(theta, [n, 4, side, side], align_corners=False)
     return F.grid_sample(pixels, grid, align_corners=False)

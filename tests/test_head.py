@@ -29,7 +29,9 @@ def tiny() -> Generator:
         mapping=MappingSpec(z_dim=8, w_dim=8),
         backbone=BackboneSpec(resolution=8, channels=(12, 12)),
         decoder=DecoderSpec(hidden=8, features=4),
-        render=RenderSpec(ray_start="auto", ray_end="auto", depth_samples=8, importance_samples=0, white_background=True),
+        render=RenderSpec(
+            ray_start="auto", ray_end="auto", depth_samples=8, importance_samples=0, white_background=True
+        ),
         superres=SuperresSpec(kind="2X", input_resolution=16, channels=(4, 4)),
         plane_channels=4,
         plane_layout="zy",
@@ -116,7 +118,9 @@ def test_a_loaded_head_can_be_edited_and_written_again(saved, tmp_path: Path) ->
     write_head(tmp_path / "edited.safetensors", edited, base)
     again = load_head(tmp_path / "edited.safetensors", loader=loader(base))
     assert torch.equal(again.ws, inversion.ws + 0.5)
-    assert psnr(picture(edited.generator, edited.ws, head.camera), picture(again.generator, again.ws, head.camera)) >= 60
+    assert (
+        psnr(picture(edited.generator, edited.ws, head.camera), picture(again.generator, again.ws, head.camera)) >= 60
+    )
 
 
 def test_another_base_is_refused(saved) -> None:

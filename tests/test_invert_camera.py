@@ -11,8 +11,9 @@ import torch
 from headlift.config import CameraRefineConfig
 from headlift.eg3d.camera import intrinsics, orbit, rotation_angle, unproject, yaw_pitch
 from headlift.invert.camera_refine import camera_prior, moved_camera, twist_matrix
-from headlift.invert.sides import erode, tone_samples, transfer_tones
+from headlift.invert.face_points import face_points, relief_error
 from headlift.invert.result import Target
+from headlift.invert.sides import erode, tone_samples, transfer_tones
 from headlift.invert.warp import backward_warp, pixel_centres, sample, surface_points
 from headlift.types import Camera
 
@@ -138,3 +139,37 @@ def test_tones_reach_what_the_photo_does_not_see() -> None:
 def test_intrinsics_stay_untouched() -> None:
     camera = orbit(0.1, 0.0, focal=3.3)
     assert torch.equal(moved_camera(camera, torch.full((6,), 0.01)).intrinsics, intrinsics(3.3))
+
+
+def sphere_points(radius: float) -> np.ndarray:
+    """Points spread over the front half of a sphere about the origin."""
+    k = np.arange(200) + 0.5
+    z = 1 - k / 200
+    angle = np.pi * (1 + 5**0.5) * k
+    ring = np.sqrt(1 - z**2)
+    return radius * np.stack([ring * np.cos(angle), ring * np.sin(angle), z], axis=1)
+
+
+def test_normals_of_points_on_a_sphere_point_away_from_its_middle() -> None:
+    face = face_points(sphere_points(0.25))
+    cosine = (face.normals * face.points).sum(1) / 0.25
+    assert float(cosine.min()) > 0.9
+
+
+def test_relief_error_is_the_squared_distance_to_the_points() -> None:
+    camera = orbit(0.1, 0.0)
+    side = 128
+    depth = sphere_depth(camera, side, 0.25)
+    alpha = (depth < 3.9).float()
+    depth = torch.where(alpha > 0, depth, torch.full_like(depth, 2.7))
+    face = face_points(sphere_points(0.25))
+    right = relief_error(depth, alpha, camera, face)
+    assert float(right) < 2e-6
+    moved = (depth + 0.03).requires_grad_()
+    off = relief_error(moved, alpha, camera, face)
+    assert float(off) == pytest.approx(9e-4, rel=0.05)
+    off.backward()
+    assert float(moved.grad.sum()) == pytest.approx(2 * 0.03, rel=0.05)
+    # far off the error grows linearly: 0.05 (2 * 0.2 - 0.05)
+    assert float(relief_error(depth + 0.2, alpha, camera, face)) == pytest.approx(0.0175, rel=0.05)
+    assert float(relief_error(depth + 0.2, torch.zeros_like(alpha), camera, face)) == 0

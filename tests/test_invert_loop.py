@@ -190,7 +190,7 @@ def test_w_has_one_code_and_w_plus_one_for_each_layer() -> None:
 
 def test_code_statistics_are_those_of_the_published_codes() -> None:
     generator = tiny()
-    z = torch.from_numpy(np.random.RandomState(123).randn(600, 8)).float()  # noqa: NPY002
+    z = torch.from_numpy(np.random.RandomState(123).randn(600, 8)).float()
     w = generator.mapping(z, generator.frontal_camera())[:, 0]
     found = code_statistics(generator, LatentConfig())
     torch.testing.assert_close(found.mean, w.mean(0))
@@ -201,7 +201,9 @@ def test_noise_is_optimised_only_where_the_generator_uses_it() -> None:
     assert noise_images(tiny()) == {}
     generator = tiny(noise=True)
     names = set(noise_images(generator))
-    assert names == {name for name, _ in generator.named_buffers() if name.startswith("backbone") and "noise_const" in name}
+    assert names == {
+        name for name, _ in generator.named_buffers() if name.startswith("backbone") and "noise_const" in name
+    }
     result, steps = run(generator, shown(generator))
     assert "noise" in steps[0].losses
     for name, noise in noise_images(result.generator).items():
@@ -257,7 +259,8 @@ def test_locality_keeps_neighbours_as_they_were() -> None:
     crop = shown(generator)
     tuning = replace(SHORT.tuning, steps=12, lr=3e-3, geometry=0.0, locality_alpha=1.0)
     results = {
-        weight: run(generator, crop, replace(SHORT, tuning=replace(tuning, locality=weight)))[0] for weight in (0.0, 50.0)
+        weight: run(generator, crop, replace(SHORT, tuning=replace(tuning, locality=weight)))[0]
+        for weight in (0.0, 50.0)
     }
     z = torch.randn(4, 8, generator=torch.Generator().manual_seed(9))
     ws = generator.mapping(z)

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from headlift.invert import losses, metrics
-from headlift.invert.perceptual import Builtin, laplacian_pyramid, load_builtin, load_distance, load_lpips, spatial_mean, unit
+from headlift.invert.perceptual import (
+    Builtin,
+    laplacian_pyramid,
+    load_builtin,
+    load_distance,
+    load_lpips,
+    spatial_mean,
+    unit,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -1,0 +1,118 @@
+"""Is it a head, not a relief? Invert photos and look at them from the sides.
+
+    python benchmarks/inversion_check.py PHOTO_OR_FOLDER ... --out FOLDER [--preset fast] [--weights embedded]
+
+Prints one row a photo: PSNR over the crop's mask at 256 pixels, whether MediaPipe finds the face at yaw -30 and +30 and
+how far the yaw that it sees is from the camera's, the median depth that tuning moved, seconds. A row passes with a PSNR
+of at least 24 dB, both faces found, both errors at most 6 degrees and at most 0.02 units moved; the exit code is 1 when
+one does not. FOLDER gets a sheet of views for each photo: crop, inversion, then yaw -60 to 60 and the back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+
+from headlift.config import PoseConfig, preset
+from headlift.eg3d.camera import orbit, yaw_pitch
+from headlift.eg3d.generator import Generator
+from headlift.errors import HeadliftError
+from headlift.invert.invert import invert
+from headlift.invert.preview import pixels
+from headlift.invert.result import Inversion
+from headlift.photo import read_photo
+from headlift.pipeline import follow
+from headlift.pose_estimation.estimate import estimate
+from headlift.pose_estimation.redetect import redetect
+from headlift.types import Camera, Crop
+from headlift.weights import load_generator
+
+PSNR, YAW_ERROR, MOVED = 24.0, 6.0, 0.02
+"""Limits: dB, degrees, world units."""
+
+
+@torch.no_grad()
+def view(generator: Generator, planes: torch.Tensor, ws: torch.Tensor, camera: Camera) -> UInt8[np.ndarray, "h w 3"]:
+    return pixels(generator.render(planes, ws, camera).image)
+
+
+def side_errors(generator: Generator, planes: torch.Tensor, ws: torch.Tensor) -> dict[int, float]:
+    """Degrees between the camera's yaw and the one found in the render, for -30 and 30; 180 where no face is found."""
+    errors = {}
+    for yaw in (-30, 30):
+        seen = redetect(view(generator, planes, ws, orbit(math.radians(yaw), 0.0)))
+        errors[yaw] = 180.0 if seen is None else abs(math.degrees(seen[0]) - yaw)
+    return errors
+
+
+def sheet(result: Inversion, planes: torch.Tensor) -> Image.Image:
+    """Crop, inversion, and views from -60 to 60 degrees of yaw and from behind."""
+    _, pitch = yaw_pitch(result.camera)
+    cameras = [result.camera, *(orbit(math.radians(yaw), 0.0) for yaw in (-60, -30, 0, 30, 60, 180))]
+    tiles = [pixels(result.target.image), *(view(result.generator, planes, result.ws, camera) for camera in cameras)]
+    side = min(256, tiles[0].shape[0])
+    return Image.fromarray(np.concatenate([np.asarray(Image.fromarray(t).resize((side, side))) for t in tiles], axis=1))
+
+
+def check(name: str, crop: Crop, generator: Generator, arguments: argparse.Namespace) -> bool:
+    begin = time.perf_counter()
+    config = replace(preset(arguments.preset).inversion, preview_every=0)
+    result = follow(invert(generator, crop, config, arguments.seed), lambda step: None)
+    seconds = time.perf_counter() - begin
+    with torch.no_grad():
+        planes = result.generator.planes(result.ws)
+    errors = side_errors(result.generator, planes, result.ws)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    sheet(result, planes).save(arguments.out / f"{name}.png")
+    m = result.metrics
+    passed = m["psnr"] >= PSNR and max(errors.values()) <= YAW_ERROR and m["depth_moved"] <= MOVED
+    shown = "  ".join("not found" if e == 180 else f"{e:9.1f}" for e in errors.values())
+    figures = f"{m['psnr']:6.2f} {m['ssim']:6.3f} {m['perceptual']:10.3f}  {shown} {m['depth_moved']:8.4f}"
+    print(f"{name:16s}{figures} {seconds:7.0f}  {'pass' if passed else 'FAIL'}", flush=True)
+    return passed
+
+
+def photos(paths: list[Path]) -> list[Path]:
+    found = []
+    for path in paths:
+        found += (
+            sorted(p for p in path.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
+            if path.is_dir()
+            else [path]
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("photos", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("out/inversion_check"))
+    parser.add_argument("--preset", default="fast", choices=["fast", "standard", "thorough"])
+    parser.add_argument("--weights", default="embedded")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    generator, _ = load_generator(arguments.weights, "cpu")
+    print("photo             psnr   ssim perceptual     at -30     at +30    moved seconds")
+    passed = True
+    for path in photos(arguments.photos):
+        try:
+            crop = estimate(read_photo(path), PoseConfig(force=True))
+        except HeadliftError as error:
+            print(f"{path.stem:16s}{error}")
+            passed = False
+            continue
+        passed &= check(path.stem, crop, generator, arguments)
+    sys.exit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    main()
