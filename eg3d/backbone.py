@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from headlift.eg3d.layers import SynthesisBlock
 from headlift.eg3d.mapping import MappingNetwork
-from headlift.eg3d.spec import BackboneSpec, MappingSpec, NoiseMode, resolutions
+from headlift.eg3d.spec import BackboneSpec, MappingSpec, NoiseMode
 
 
 class SynthesisNetwork(nn.Module):
-    """Blocks b4, b8 ...: each takes the codes of its layers and one for its ToRGB, which the next block shares."""
+    """Blocks b4, b8 ... (or from a larger one on): each takes the codes of its layers and one for its ToRGB, which the next block shares."""
 
     def __init__(self, spec: BackboneSpec, w_dim: int, image_channels: int, published: bool = False) -> None:
         super().__init__()
-        self.sides = resolutions(spec.resolution)
+        self.sides = spec.sides
         inputs = 0
         for side, width in zip(self.sides, spec.channels, strict=True):
             block = SynthesisBlock(

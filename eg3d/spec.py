@@ -86,12 +86,17 @@ class BackboneSpec:
     resolution: int = 256
     """Side of the planes, texels: a power of two."""
     channels: tuple[int, ...] = stylegan_channels(256)
-    """Widths at 4, 8 ... resolution."""
+    """Widths at 4, 8 ... resolution. With fewer, the learned constant is larger: three widths up to 128 start at 32."""
     conv_clamp: float | None = None
     """Clamp of each layer's output; None for none."""
 
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Sides of the blocks, the first of which holds the learned constant."""
+        return resolutions(self.resolution)[-len(self.channels) :]
+
     def __post_init__(self) -> None:
-        _widths(self, self.channels, resolutions(self.resolution))
+        _widths(self, self.channels, self.sides if self.channels else resolutions(self.resolution))
         _positive_or_none(self, "conv_clamp")
 
 
