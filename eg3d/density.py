@@ -14,8 +14,12 @@ those before any activation, float32, indexed [x, y, z].
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,26 +100,47 @@ def density_blocks(
     """The grid in blocks, each with its place, as they are made; memory is bounded by the two-dimensional terms.
 
     With a `level`, blocks that provably lie on one side of it together with `margin` points around them are left out,
-    or, with `fill`, come as a bound on that side. A block's values are overwritten by the next one's unless a gradient
-    is wanted: copy what you keep. Raises ConfigError for a resolution below 2.
+    or, with `fill`, come as a bound on that side. Raises ConfigError for a resolution below 2.
     """
     with torch.autocast(planes.device.type, enabled=False):
         terms = _terms(generator, planes, resolution)
         decided = None if level is None else _decided(terms, resolution, block, level, margin)
+        steps = [[slice(f, min(f + size, resolution)) for f in range(0, resolution, size)] for size in block]
         work = _Work(terms, block)
-        steps = [range(0, resolution, size) for size in block]
-        for i, x in enumerate(steps[0]):
-            for j, y in enumerate(steps[1]):
-                for k, z in enumerate(steps[2]):
-                    first = (x, y, z)
-                    where = tuple(slice(f, min(f + b, resolution)) for f, b in zip(first, block, strict=True))
-                    place: Block = (where[0], where[1], where[2])
+        with _workers(0 if work.plain or planes.is_cuda else torch.get_num_threads()) as run:
+            for i, x in enumerate(steps[0]):
+                places, values = [], []
+                for (j, y), (k, z) in itertools.product(enumerate(steps[1]), enumerate(steps[2])):
                     value = math.nan if decided is None else decided[i][j][k]
-                    if math.isnan(value):
-                        yield place, work(place)
-                    elif fill:
-                        shape = [s.stop - s.start for s in place]
-                        yield place, torch.full((), value, device=planes.device).expand(shape)
+                    if fill or math.isnan(value):
+                        places.append((x, y, z))
+                        values.append(value)
+                yield from zip(places, run(work, places, values), strict=True)
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[Callable[..., Iterable[Tensor]]]:
+    """`map` by so many threads of this process, each with single-threaded operators; by the caller itself for 0.
+
+    Operators on blocks are too short to be split between threads: those would wait for each other most of the time.
+    """
+    if not count:
+        yield map
+        return
+    before = torch.get_num_threads()
+    started = threading.Barrier(count + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)  # of this thread, and of those that are started later: hence the line below
+        started.wait()
+
+    with ThreadPoolExecutor(count) as pool:
+        ready = [pool.submit(start) for _ in range(count)]
+        started.wait()
+        torch.set_num_threads(before)
+        for future in ready:
+            future.result()
+        yield pool.map
 
 
 @dataclass(frozen=True)
@@ -157,41 +182,44 @@ def _terms(generator: Generator, planes: Float[Tensor, "1 3 c p p"], resolution:
 
 
 class _Work:
-    """Densities of one block after the other, in buffers made once."""
+    """The densities of a block, made in buffers of each thread's own."""
 
     def __init__(self, terms: _Terms, block: tuple[int, int, int]) -> None:
         self.terms = terms
         self.plain = torch.is_grad_enabled() and any(v.requires_grad for v in (*terms.values, terms.row))
         self.product = not self.plain and terms.in_range
         self.factors = tuple(v.exp() for v in terms.values) if self.product else terms.values
-        if not self.plain:
-            size = block[0] * block[1] * block[2]
-            self.hidden = torch.empty(len(terms.row) * size, device=terms.row.device)
-            self.spare = self.hidden if self.product else torch.empty_like(self.hidden)
-            self.result = torch.empty(size, device=terms.row.device)
+        self.size = len(terms.row) * math.prod(block)
+        self.buffers = threading.local()
 
-    def __call__(self, place: Block) -> Float[Tensor, "a b c"]:
-        parts = [_part(v, axes, place) for v, axes in zip(self.factors, self.terms.axes, strict=True)]
+    def __call__(self, place: Block, value: float) -> Float[Tensor, "a b c"]:
+        """The block at `place`, filled with `value` unless that is NaN."""
+        shape = [s.stop - s.start for s in place]
         row, bias = self.terms.row, self.terms.bias
+        if not math.isnan(value):
+            return torch.full((), value, device=row.device).expand(shape)
+        parts = [_part(v, axes, place) for v, axes in zip(self.factors, self.terms.axes, strict=True)]
         if self.plain:
             return torch.einsum("h,habc->abc", row, F.softplus(sum(parts[1:], start=parts[0]))) + bias
-        shape = [s.stop - s.start for s in place]
-        count = shape[0] * shape[1] * shape[2]
-        hidden = self.hidden[: len(row) * count].view(len(row), *shape)
-        combine = torch.mul if self.product else torch.add
-        combine(parts[0], parts[1], out=hidden)
-        for part in parts[2:]:
-            combine(hidden, part, out=hidden)
-        if self.product:
-            hidden.add_(1).log_()
-        else:
-            # softplus(p) = max(p, 0) + log(1 + exp(-|p|)), whatever the size of p
-            spare = self.spare[: len(row) * count].view_as(hidden)
-            torch.abs(hidden, out=spare).neg_().exp_().add_(1).log_()
-            hidden.clamp_min_(0).add_(spare)
-        result = self.result[:count]
-        torch.mv(hidden.view(len(row), count).T, row, out=result)
-        return result.add_(bias).view(shape)
+        with torch.no_grad():
+            hidden = self._buffer("hidden", shape)
+            combine = torch.mul if self.product else torch.add
+            combine(parts[0], parts[1], out=hidden)
+            for part in parts[2:]:
+                combine(hidden, part, out=hidden)
+            if self.product:
+                hidden.add_(1).log_()
+            else:
+                # softplus(p) = max(p, 0) + log(1 + exp(-|p|)), whatever the size of p
+                spare = torch.abs(hidden, out=self._buffer("spare", shape))
+                hidden.clamp_min_(0).add_(spare.neg_().exp_().add_(1).log_())
+            return (row[None] @ hidden.flatten(1)).add_(bias).view(shape)
+
+    def _buffer(self, name: str, shape: list[int]) -> Float[Tensor, "h a b c"]:
+        if not hasattr(self.buffers, name):
+            setattr(self.buffers, name, torch.empty(self.size, device=self.terms.row.device))
+        buffer: Tensor = getattr(self.buffers, name)
+        return buffer[: len(self.terms.row) * math.prod(shape)].view(-1, *shape)
 
 
 def _part(term: Float[Tensor, "h a b"], axes: tuple[int, int], place: Block) -> Tensor:
@@ -225,7 +253,8 @@ def _decided(
         value = torch.full_like(upper, math.nan)
         value = torch.where(upper + slack < level, upper + slack, value)
         value = torch.where(lower - slack > level, lower - slack, value)
-        return value.tolist()  # type: ignore[no-any-return]
+        found: list[list[list[float]]] = value.tolist()
+        return found
 
 
 def _block_maxima(term: Float[Tensor, "h a b"], block: tuple[int, int], margin: int) -> Float[Tensor, "h a2 b2"]:
@@ -242,7 +271,7 @@ def _indices(where: Block, device: torch.device) -> tuple[Tensor, Tensor, Tensor
     return axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :]
 
 
-def published_grid(resolution: int, side: float) -> tuple[Float[Tensor, "1 m 3"], Float[np.ndarray, "3"], float]:
+def published_grid(resolution: int, side: float) -> tuple[Float[Tensor, "1 m 3"], Float[np.ndarray, " xyz"], float]:
     """The published code's grid of points (world units), its corner and its spacing; z runs fastest.
 
     Its x and y indices are not rounded down, so that the grid is sheared by up to one voxel and x overshoots the cube.
