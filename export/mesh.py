@@ -18,6 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headlift.config import MeshConfig
+from headlift.eg3d.density import density_grid, grid_axis
+from headlift.eg3d.generator import Generator
 from headlift.errors import MeshError
 from headlift.export.color import srgb_to_linear
 from headlift.export.views import Volume, box_side, orbit_cameras, render_views
@@ -70,34 +72,38 @@ def extract_mesh(
     mesh = mesh_from_density(density(config.resolution, level), box, level, config.walls)
     if config.colors:
         boost = [4.0 if camera is not None and i == 0 else 1.0 for i in range(len(views))]
-        seen, weight = colors_from_views(mesh, views, cameras, boost, box / (config.resolution - 1))
-        below = colors_of_volume(generator, planes, mesh, box / (config.resolution - 1))
-        base = 0.02
-        mesh = replace(mesh, colors=((seen * weight + below * base) / (weight + base)).astype(np.float32))
+        cell = box / (config.resolution - 1)
+        colors, weight = colors_from_views(mesh, views, cameras, boost, cell)
+        # Where no view looks straight enough, the volume's own colours come in, gently.
+        share = 0.05 * np.clip(1 - weight / 0.3, 0, 1)
+        dim = share[:, 0] > 0
+        below = colors_of_volume(generator, planes, mesh.vertices[dim], mesh.normals[dim], cell)
+        colors[dim] = (colors[dim] * weight[dim] + below * share[dim]) / (weight[dim] + share[dim])
+        mesh = replace(mesh, colors=colors.astype(np.float32))
     return mesh
 
 
 def grid_density(generator: Volume, planes: Float[Tensor, "1 ..."]) -> Density:
-    """The generator's own density on the exact grid."""
+    """The generator's own density on the exact grid: the fast way for EG3D's, point by point for any other volume."""
 
     @torch.no_grad()
-    def density(resolution: int, level: float | None) -> Float[np.ndarray, "r r r"]:
-        axis = grid_axis(resolution, box_side(generator)).to(planes)
+    def fast(resolution: int, level: float | None) -> Float[np.ndarray, "r r r"]:
+        assert isinstance(generator, Generator)
+        sigma: Float[np.ndarray, "r r r"] = density_grid(generator, planes, resolution, level).float().cpu().numpy()
+        return sigma
+
+    @torch.no_grad()
+    def plain(resolution: int, level: float | None) -> Float[np.ndarray, "r r r"]:
+        axis = grid_axis(resolution, box_side(generator), planes.device)
         sigma = np.empty((resolution, resolution, resolution), dtype=np.float32)
         slab = max(1, 2**20 // resolution**2)
         for start in range(0, resolution, slab):
-            grid = torch.meshgrid(axis[start : start + slab], axis, axis, indexing="ij")
-            xyz = torch.stack(grid, dim=-1)
+            xyz = torch.stack(torch.meshgrid(axis[start : start + slab], axis, axis, indexing="ij"), dim=-1)
             values = generator.query(planes, xyz.reshape(1, -1, 3))[0]
             sigma[start : start + slab] = values.reshape(xyz.shape[:3]).float().cpu().numpy()
         return sigma
 
-    return density
-
-
-def grid_axis(resolution: int, box: float) -> Float[Tensor, " r"]:
-    """Coordinates of the grid points along one axis, world units: (-0.5 + i / (R - 1)) * box."""
-    return ((torch.arange(resolution, dtype=torch.float64) / (resolution - 1) - 0.5) * box).float()
+    return fast if isinstance(generator, Generator) else plain
 
 
 # The level
@@ -313,7 +319,11 @@ def simplify(mesh: Mesh, faces: int) -> Mesh:
 
 
 def colors_of_volume(
-    generator: Volume, planes: Float[Tensor, "1 ..."], mesh: Mesh, cell: float
+    generator: Volume,
+    planes: Float[Tensor, "1 ..."],
+    vertices: Float[np.ndarray, "v 3"],
+    normals: Float[np.ndarray, "v 3"],
+    cell: float,
 ) -> Float[np.ndarray, "v 3"]:
     """Linear colours of the volume at the surface, composited along the normal from two cells outside to six inside.
 
@@ -321,11 +331,11 @@ def colors_of_volume(
     sample is filled by it.
     """
     steps = torch.linspace(2, -6, 9) * cell
-    points, normals = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.normals)
-    colors = []
-    for start in range(0, len(points), 2**16):
-        part = slice(start, start + 2**16)
-        xyz = points[part, None] + normals[part, None] * steps[:, None]
+    points, outwards = torch.from_numpy(vertices), torch.from_numpy(normals)
+    colors = [np.zeros((0, 3), dtype=np.float32)]
+    for start in range(0, len(points), 2**14):
+        part = slice(start, start + 2**14)
+        xyz = points[part, None] + outwards[part, None] * steps[:, None]
         with torch.no_grad():
             sigma, features = generator.query(planes, xyz.reshape(1, -1, 3).to(planes))
         alpha = 1 - torch.exp(-F.softplus(sigma.reshape(xyz.shape[:2]) - 1) * cell)

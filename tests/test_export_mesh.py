@@ -13,6 +13,7 @@ from torch import Tensor
 
 from headlift.config import MeshConfig
 from headlift.eg3d.camera import orbit, unproject
+from headlift.eg3d.density import grid_axis
 from headlift.errors import MeshError
 from headlift.export.color import linear_to_srgb, srgb_to_linear
 from headlift.export.mesh import (
@@ -21,7 +22,6 @@ from headlift.export.mesh import (
     extract_mesh,
     face_weighted_normals,
     first_crossings,
-    grid_axis,
     grid_density,
     mesh_from_density,
     simplify,

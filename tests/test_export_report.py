@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from headlift.eg3d.camera import orbit
-from headlift.export.mesh import Mesh, grid_axis, mesh_from_density
+from headlift.eg3d.density import grid_axis
+from headlift.export.mesh import Mesh, mesh_from_density
 from headlift.export.report import Report, loss_chart, report_html, viewer_script, write_report
 from headlift.types import Crop, Face, Finding, Similarity, Step, Verdict
 
