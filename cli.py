@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -27,6 +28,9 @@ from headlift.errors import HeadliftError
 if TYPE_CHECKING:
     from headlift.types import Crop
 
+_DEFAULTS: ContextVar[ReconstructConfig] = ContextVar("defaults", default=ReconstructConfig())  # noqa: B039 (frozen)
+"""What the flags of a command start from: set by --preset or --config before the command is parsed."""
+
 
 @dataclass(frozen=True)
 class Reconstruct:
@@ -46,7 +50,7 @@ class Reconstruct:
     """No progress and no notices; errors are still shown."""
     config: Path | None = None
     """Settings from a TOML file, such as the config.toml of an earlier run; flags change single ones."""
-    settings: Annotated[ReconstructConfig, arg(name="")] = field(default_factory=ReconstructConfig)
+    settings: Annotated[ReconstructConfig, arg(name="")] = field(default_factory=lambda: _DEFAULTS.get())
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Batch:
     """No progress; errors are still shown."""
     config: Path | None = None
     """Settings from a TOML file; flags change single ones."""
-    settings: Annotated[ReconstructConfig, arg(name="")] = field(default_factory=ReconstructConfig)
+    settings: Annotated[ReconstructConfig, arg(name="")] = field(default_factory=lambda: _DEFAULTS.get())
 
 
 @dataclass(frozen=True)
@@ -192,13 +196,13 @@ def run(arguments: list[str]) -> int:
 
         show(f"headlift {__version__}")
         return 0
-    defaults = _defaults(arguments)
+    _DEFAULTS.set(_defaults(arguments))
     verb: Any = tyro.cli(
-        Annotated[Reconstruct, subcommand("reconstruct", default=Reconstruct(tyro.MISSING, settings=defaults))]
+        Annotated[Reconstruct, subcommand("reconstruct")]
         | Annotated[Pose, subcommand("pose")]
         | Annotated[Generate, subcommand("generate")]
         | Annotated[Export, subcommand("export")]
-        | Annotated[Batch, subcommand("batch", default=Batch(tyro.MISSING, settings=defaults))]
+        | Annotated[Batch, subcommand("batch")]
         | Annotated[Weights, subcommand("weights")]
         | Annotated[Doctor, subcommand("doctor")],
         args=arguments,

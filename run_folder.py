@@ -171,6 +171,8 @@ def reconstruct_into(
         for finding in crop.verdict.findings:
             if not finding.ok:
                 notice(f"warning: {finding.message}")
+            elif finding.name == "faces" and finding.value > 1:
+                notice(finding.message)
         write_crop(out, pixels, crop)
 
     def step(event: Step) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import subprocess
 import sys
 import time
@@ -155,9 +158,67 @@ def test_outputs_that_cannot_be_written(photo: Path, tmp_path: Path, capsys: pyt
     assert [path.name for path in mine.iterdir()] == ["diary.txt"]
 
 
-def test_pose_writes_crop_overlay_and_camera(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import json
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "full"), (errno.EROFS, "could not be written")])
+def test_a_full_or_read_only_place(
+    photo: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    words: str,
+) -> None:
+    def refuse(self: Path, data: bytes) -> int:
+        raise OSError(number, os.strerror(number), str(self))
 
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    for verb in ("pose", "reconstruct"):
+        out = tmp_path / verb
+        assert words in fails(capsys, verb, photo, "--out", out)
+        assert [path for path in out.rglob("*") if path.is_file()] == []
+
+
+def test_a_profile_is_refused_unless_forced(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    message = fails(capsys, "pose", photo, "--max-yaw", 0, "--out", out)
+    assert "turned" in message
+    assert "--force" in message
+    assert not out.exists()
+    assert cli.run(["pose", str(photo), "--max-yaw", "0", "--force", "--out", str(out)]) == 0
+
+
+def test_a_checkpoint_of_another_shape(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    from headlift.weights import find_generator
+
+    with safe_open(find_generator("embedded"), "pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+        metadata = stored.metadata()
+    name = "decoder.net.0.weight"
+    tensors[name] = tensors[name][:, :-1].contiguous()
+    save_file(tensors, tmp_path / "other.safetensors", metadata)
+    out = tmp_path / "out"
+    for command in (["generate"], ["reconstruct", photo]):
+        message = fails(capsys, *command, "--weights", tmp_path / "other.safetensors", "--out", out)
+        assert name in message
+    assert not (out / "grid.png").exists()
+
+
+def test_of_several_faces_the_largest_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    face = Image.fromarray(astronaut()).crop((100, 0, 356, 256))
+    both = Image.new("RGB", (700, 420), (120, 120, 120))
+    both.paste(face.resize((200, 200)), (20, 100))
+    both.paste(face.resize((400, 400)), (280, 10))
+    both.save(tmp_path / "both.png")
+    assert cli.run(["pose", str(tmp_path / "both.png"), "--out", str(tmp_path / "a")]) == 0
+    assert "2 faces" in capsys.readouterr().out
+    assert cli.run(["pose", str(tmp_path / "both.png"), "--face", "2", "--out", str(tmp_path / "b")]) == 0
+    first, second = (json.loads((tmp_path / name / "camera.json").read_text())["photo_to_crop"] for name in "ab")
+    assert second[0][0] > 1.5 * first[0][0]  # the smaller face is magnified more
+
+
+def test_pose_writes_crop_overlay_and_camera(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "pose"
     assert cli.run(["pose", str(photo), "--out", str(out)]) == 0
     assert "yaw" in capsys.readouterr().out
@@ -171,8 +232,6 @@ def test_pose_writes_crop_overlay_and_camera(photo: Path, tmp_path: Path, capsys
 
 
 def test_pose_of_a_folder_is_a_dataset(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import json
-
     folder = tmp_path / "photos"
     folder.mkdir()
     Image.fromarray(astronaut()).save(folder / "a.png")
