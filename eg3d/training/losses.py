@@ -1,0 +1,59 @@
+"""Loss terms of the supervised stage, where cameras, masks and several views of each head are known."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def opacity_loss(
+    alpha: Float[Tensor, "*b"], target: Float[Tensor, "*b"], counted: Bool[Tensor, "*b"], margin: float = 1e-3
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy of rendered against true opacity, mean over the counted rays.
+
+    Unlike a squared error it does not fade where a ray is wrong and certain of it, which is what lets training
+    leave empty space. `margin` keeps the logarithms finite.
+    """
+    alpha = alpha.clamp(margin, 1 - margin)
+    entropy = -(target * alpha.log() + (1 - target) * (1 - alpha).log())
+    return (entropy * counted).sum() / counted.sum().clamp(min=1)
+
+
+def pyramid_loss(
+    image: Float[Tensor, "n c h w"], target: Float[Tensor, "n c h w"], levels: int = 3
+) -> Float[Tensor, ""]:
+    """Sum over the levels of a Laplacian pyramid of the mean absolute difference, the coarse rest included.
+
+    Fine levels hold few large values: L1 on each asks for edges that a plain L1 leaves blurred
+    (Bojanowski et al. 2018, section 3.2).
+    """
+    difference = image - target
+    total = difference.new_zeros(())
+    for _ in range(levels):
+        coarse = F.avg_pool2d(difference, 2)
+        fine = difference - F.interpolate(coarse, scale_factor=2, mode="nearest")
+        total = total + fine.abs().mean()
+        difference = coarse
+    return total + difference.abs().mean()
+
+
+def empty_loss(sigma: Float[Tensor, "*b"], level: float = -4.0) -> Float[Tensor, ""]:
+    """Pushes the raw density of points that are known to be empty below `level`."""
+    return F.softplus(sigma - level).mean()
+
+
+def solid_loss(sigma: Float[Tensor, "*b"], level: float = 20.0) -> Float[Tensor, ""]:
+    """Pushes the raw density of points that are known to be inside above `level`."""
+    return F.relu(level - sigma).mean() / level
+
+
+def smooth_density_loss(sigma: Float[Tensor, "*b"], moved: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
+    """Mean absolute difference of the raw density at points and at points close by (EG3D's density regularisation)."""
+    return (sigma - moved).abs().mean()
+
+
+def psnr(image: Float[Tensor, "*b"], target: Float[Tensor, "*b"], span: float = 2.0) -> Float[Tensor, ""]:
+    """Peak signal-to-noise ratio in dB of values that span `span`."""
+    return 10 * torch.log10(span**2 / (image - target).square().mean())

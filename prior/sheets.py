@@ -1,0 +1,74 @@
+"""Pictures of what a prior makes: `python -m headlift.prior.sheets WEIGHTS --samples FILE --turntables FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from headlift.eg3d.camera import orbit
+from headlift.eg3d.checkpoint import load_checkpoint
+from headlift.eg3d.generator import Generator
+
+WIDE = {"pivot": (0.0, -0.02, 0.0), "focal": 3.1}
+"""The camera that sees the whole head from any side, as in the training pictures."""
+
+
+@torch.no_grad()
+def views(
+    generator: Generator, seed: int, yaws: list[float], psi: float, wide: bool
+) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """One random head from several yaws (degrees); deterministic by seed."""
+    z = torch.randn(1, generator.spec.mapping.z_dim, generator=torch.Generator().manual_seed(seed))
+    ws = generator.mapping(z, truncation_psi=psi)
+    planes = generator.planes(ws)
+    pictures = []
+    for yaw in yaws:
+        camera = orbit(math.radians(yaw), 0.0, **(WIDE if wide else {}))  # type: ignore[arg-type]
+        image = generator.render(planes, ws, camera).image[0]
+        pictures.append(((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+    return pictures
+
+
+def sheet(rows: list[list[UInt8[np.ndarray, "h w 3"]]], side: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Pictures side by side, each `side` pixels wide."""
+    from PIL import Image
+
+    def small(picture: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
+
+    return np.concatenate([np.concatenate([small(p) for p in row], axis=1) for row in rows], axis=0)
+
+
+def main() -> None:
+    from PIL import Image
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--samples", type=Path, help="sheet of random heads from the front")
+    parser.add_argument("--turntables", type=Path, help="random heads from all round, one a row")
+    parser.add_argument("--count", type=int, default=64, help="random heads of the sheet")
+    parser.add_argument("--columns", type=int, default=8)
+    parser.add_argument("--heads", type=int, default=6, help="heads of the turntables")
+    parser.add_argument("--psi", type=float, default=1.0, help="truncation")
+    parser.add_argument("--side", type=int, default=128, help="side of each picture, pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    generator = load_checkpoint(options.weights, "cpu").eval().requires_grad_(False)
+    seeds = range(options.seed, options.seed + options.count)
+    if options.samples:
+        fronts = [views(generator, s, [0.0], options.psi, wide=False)[0] for s in seeds]
+        rows = [fronts[i : i + options.columns] for i in range(0, len(fronts), options.columns)]
+        Image.fromarray(sheet(rows, options.side)).save(options.samples, quality=85)
+    if options.turntables:
+        yaws = [0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0]
+        rows = [views(generator, s, yaws, options.psi, wide=True) for s in list(seeds)[: options.heads]]
+        Image.fromarray(sheet(rows, options.side)).save(options.turntables, quality=85)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Each term of the supervised stage against a case worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from headlift.eg3d.training import losses
+
+
+def test_opacity_loss_is_the_mean_cross_entropy_of_the_counted_rays() -> None:
+    alpha, target = torch.tensor([0.5, 0.8, 0.3]), torch.tensor([1.0, 1.0, 0.25])
+    counted = torch.tensor([True, False, True])
+    first = -math.log(0.5)
+    third = -(0.25 * math.log(0.3) + 0.75 * math.log(0.7))
+    assert losses.opacity_loss(alpha, target, counted) == pytest.approx((first + third) / 2, rel=1e-6)
+
+
+def test_opacity_loss_has_a_slope_where_alpha_is_certain_and_wrong() -> None:
+    alpha = torch.tensor([0.002], requires_grad=True)
+    losses.opacity_loss(alpha, torch.ones(1), torch.ones(1, dtype=torch.bool)).backward()
+    assert alpha.grad is not None
+    assert alpha.grad.item() == pytest.approx(-1 / 0.002, rel=1e-4)
+
+
+def test_opacity_loss_of_nothing_counted_is_zero() -> None:
+    assert losses.opacity_loss(torch.ones(2), torch.zeros(2), torch.zeros(2, dtype=torch.bool)) == 0
+
+
+def test_pyramid_loss_of_one_bright_pixel() -> None:
+    """4 x 4, one pixel of 1: its 2 x 2 mean is 1/4, that of the whole 1/16.
+
+    Level 1: |1 - 1/4| + 3 |0 - 1/4| = 3/2 over 16 pixels. Level 2: 3/4 * 1/4 + 3 * 1/16 = 3/8 over 4. Rest: 1/16.
+    """
+    image = torch.zeros(1, 1, 4, 4)
+    image[0, 0, 1, 2] = 1
+    expected = 1.5 / 16 + 0.375 / 4 + 1 / 16
+    assert losses.pyramid_loss(image, torch.zeros_like(image), levels=2) == pytest.approx(expected)
+
+
+def test_pyramid_loss_asks_more_of_edges_than_of_an_offset() -> None:
+    stripes = torch.tensor([0.1, -0.1]).repeat(4).expand(1, 1, 8, 8)
+    offset = torch.full((1, 1, 8, 8), 0.1)
+    zero = torch.zeros(1, 1, 8, 8)
+    assert losses.pyramid_loss(stripes, zero, 3) == pytest.approx(0.1, rel=1e-5)
+    assert losses.pyramid_loss(offset, zero, 3) == pytest.approx(0.1, rel=1e-5)
+    assert losses.pyramid_loss(stripes + offset, zero, 3) == pytest.approx(0.2, rel=1e-5)  # L1 alone gives 0.1
+
+
+def test_empty_and_solid_loss() -> None:
+    assert losses.empty_loss(torch.tensor([-4.0]), -4.0) == pytest.approx(math.log(2))
+    assert losses.empty_loss(torch.tensor([-50.0]), -4.0) == pytest.approx(0, abs=1e-6)
+    assert losses.solid_loss(torch.tensor([30.0, 10.0]), 20.0) == pytest.approx(10 / 2 / 20)
+
+
+def test_smooth_density_loss_is_the_mean_distance() -> None:
+    assert losses.smooth_density_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.5, 0.0])) == pytest.approx(1.25)
+
+
+def test_psnr_of_a_tenth_of_the_span() -> None:
+    assert losses.psnr(torch.full((3,), 0.2), torch.zeros(3)) == pytest.approx(20.0)

@@ -1,0 +1,130 @@
+"""The supervised stage on a few balls: it learns, resumes bit for bit, grows, and leaves weights that can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from headlift.eg3d.checkpoint import load_checkpoint
+from headlift.eg3d.training.fast import double, planes_table
+from headlift.prior.train import Data, TrainConfig, Trainer, draw_batch, load_data, run, show, total
+from tests.helpers.ball_heads import write_heads
+
+TINY = TrainConfig(
+    widths="16,16,16",
+    plane_channels=4,
+    w_dim=16,
+    hidden=16,
+    features=6,
+    superres="8,8",
+    heads=2,
+    patch=16,
+    rays=32,
+    others=2,
+    coarse=8,
+    fine=8,
+    hull=24,
+    steps=40,
+    warmup=5,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small only lose by threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    folder = tmp_path_factory.mktemp("heads")
+    write_heads(folder, 6, side=256)
+    return load_data(folder, TINY, folder / "cache")
+
+
+def test_the_loss_falls(data: Data) -> None:
+    trainer = Trainer(data, TINY)
+    found = [trainer.take_step()["loss"] for _ in range(30)]
+    assert sum(found[-5:]) < 0.7 * sum(found[:5])
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(data: Data, tmp_path: Path) -> None:
+    whole = run(data, replace(TINY, steps=6), tmp_path / "whole", minutes=5.0)
+    run(data, replace(TINY, steps=6), tmp_path / "parts", minutes=0.0)
+    first = Trainer(data, replace(TINY, steps=6))
+    for _ in range(3):
+        first.take_step()
+    torch.save(first.state(), tmp_path / "parts" / "state.pt")
+    parts = run(data, replace(TINY, steps=6), tmp_path / "parts", minutes=5.0)
+    assert parts.step == whole.step == 6
+    for network in ("generator", "ema", "light"):
+        one, other = getattr(whole, network).state_dict(), getattr(parts, network).state_dict()
+        for name, value in one.items():
+            if not name.endswith("w_avg"):  # taken afresh at each save
+                assert torch.equal(value, other[name]), (network, name)
+
+
+def test_batches_depend_on_the_step_alone_and_visit_every_head(data: Data) -> None:
+    one, same, other = draw_batch(data, TINY, 3), draw_batch(data, TINY, 3), draw_batch(data, TINY, 4)
+    assert torch.equal(one.patch, same.patch)
+    assert torch.equal(one.z, same.z)
+    assert not torch.equal(one.patch, other.patch)
+    seen = torch.cat([draw_batch(data, TINY, step).patch[:, :3, 0, 0] for step in range(3)])
+    assert len(seen) == 6
+
+
+def test_the_total_is_the_weighted_sum_and_every_weight_matters(data: Data) -> None:
+    terms = {name: torch.tensor(float(10**i)) for i, name in enumerate(("raw", "single", "image", "pyramid"))}
+    terms |= {name: torch.tensor(1.0) for name in ("alpha", "light", "empty", "solid")}
+    config = replace(TINY, pyramid=2.0, alpha=3.0, light_weight=5.0, empty=7.0, solid=11.0)
+    assert total(terms, config) == 1 + 10 + 100 + 2 * 1000 + 3 + 5 + 7 + 11
+
+
+def test_growing_keeps_what_the_heads_look_like(data: Data) -> None:
+    small = Trainer(data, TINY)
+    for _ in range(3):
+        small.take_step()
+    large = Trainer(data, replace(TINY, widths="16,16,16,8"))
+    large.grow(small.state())
+    z = draw_batch(data, TINY, 0).z
+    ws = small.generator.mapping(z)
+    before = planes_table(dict(small.generator.named_parameters()), small.generator.spec, ws, torch.float32)
+    ws = large.generator.mapping(z)
+    after = planes_table(dict(large.generator.named_parameters()), large.generator.spec, ws, torch.float32)
+    assert torch.allclose(after.flatten(3), double(before.flatten(3)), atol=1e-6)
+
+
+def test_the_light_is_learned_apart_from_the_head(data: Data) -> None:
+    """The code of the light changes colours, never opacity."""
+    trainer = Trainer(data, TINY)
+    with torch.no_grad():
+        trainer.light.basis.mul_(30)
+        batch = draw_batch(data, TINY, 0)
+        seen = [
+            show(
+                trainer.generator,
+                trainer.light,
+                data,
+                batch,
+                replace(TINY, dark=dark),
+                torch.Generator().manual_seed(0),
+            )
+            for dark in (0.0, 1.1)
+        ]
+    assert not torch.allclose(seen[0].raw, seen[1].raw, atol=1e-3)
+    assert torch.equal(seen[0].terms["alpha"], seen[1].terms["alpha"])
+
+
+def test_a_run_leaves_weights_to_use(data: Data, tmp_path: Path) -> None:
+    run(data, replace(TINY, steps=2), tmp_path, minutes=5.0)
+    generator = load_checkpoint(tmp_path / "ema.safetensors", "cpu")
+    assert generator.w_avg.abs().sum() > 0
+    assert generator.spec.render.white_background
+    assert (tmp_path / "log.jsonl").exists()
