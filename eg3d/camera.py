@@ -23,7 +23,7 @@ FFHQ_RADIUS = 2.7
 FFHQ_PIVOT = (0.0, 0.0, 0.2)
 """What they look at, world units."""
 
-Angle = float | Float[Tensor, ""] | Float[Tensor, " n"]
+Angle = float | int | Float[Tensor, ""] | Float[Tensor, " n"]
 
 
 def orbit(
@@ -68,7 +68,7 @@ def look_at(
 
 
 def published_look_at(
-    horizontal: Angle, vertical: Angle, pivot: Sequence[float] = FFHQ_PIVOT, radius: float = FFHQ_RADIUS
+    horizontal: Angle, vertical: Angle, pivot: Sequence[float] = FFHQ_PIVOT, radius: float | int = FFHQ_RADIUS
 ) -> Float[Tensor, "n 4 4"]:
     """EG3D's own look-at sampler, whose pitch is remapped: cos(polar angle) = 1 - 2 v / pi.
 
@@ -99,12 +99,12 @@ def intrinsics(focal: Angle, batch: int | None = None) -> Float[Tensor, "n 3 3"]
     return torch.stack([f, zero, half, zero, f, half, zero, zero, one], dim=-1).reshape(-1, 3, 3)
 
 
-def focal_from_fov(degrees: float) -> float:
+def focal_from_fov(degrees: float | int) -> float:
     """Focal length over the image's side, of a camera whose picture spans `degrees` from edge to edge."""
     return 0.5 / math.tan(math.radians(degrees) / 2)
 
 
-def published_focal(fov: float) -> float:
+def published_focal(fov: float | int) -> float:
     """EG3D's focal length for a `fov` in degrees, which it measures along the diagonal and with rounded constants."""
     return 1 / (math.tan(fov * 3.14159 / 360) * 1.414)
 

@@ -80,26 +80,27 @@ def _depthwise(kernel: Tensor, x: Tensor) -> Tensor:
 def convolve(
     x: Float[Tensor, "n i h w"],
     weight: Float[Tensor, "o i k k"],
-    kernel: Float[Tensor, "4 4"],
+    kernel: Float[Tensor, "_ _"],
     up: int = 1,
     down: int = 1,
 ) -> Float[Tensor, "n o h2 w2"]:
     """Convolution with resampling: filtered after doubling the resolution, before halving it (up or down by 1 or 2)."""
     size = weight.shape[-1]
+    if up == 1 and down == 1:
+        return F.conv2d(x, weight, padding=size // 2)
+    assert kernel is not None, "changing the resolution needs the filter"
     if up == 2:
         return filter_image(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), kernel, padding=1, gain=4.0)
-    if down == 2 and size == 1:
+    if size == 1:
         return F.conv2d(filter_image(x, kernel, padding=1, stride=2), weight)
-    if down == 2:
-        return F.conv2d(filter_image(x, kernel, padding=2), weight, stride=2)
-    return F.conv2d(x, weight, padding=size // 2)
+    return F.conv2d(filter_image(x, kernel, padding=2), weight, stride=2)
 
 
 def modulated_convolution(
     x: Float[Tensor, "n i h w"],
     weight: Float[Tensor, "o i k k"],
     styles: Float[Tensor, "s i"],
-    kernel: Float[Tensor, "4 4"],
+    kernel: Float[Tensor, "_ _"],
     *,
     demodulate: bool = True,
     up: int = 1,
@@ -127,7 +128,7 @@ def modulated_convolution(
 
 
 def _fused_convolution(
-    x: Tensor, weight: Tensor, styles: Tensor, kernel: Tensor, demodulate: bool, up: int, gain: float
+    x: Tensor, weight: Tensor, styles: Tensor, kernel: Tensor | None, demodulate: bool, up: int, gain: float
 ) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         scaled = weight.float()[None] * styles.float()[:, None, :, None, None]
@@ -142,6 +143,7 @@ def _fused_convolution(
         return convolve(x, scaled[0], kernel, up=up)
     grouped = x.reshape(1, -1, *x.shape[2:])
     if up == 2:
+        assert kernel is not None, "changing the resolution needs the filter"
         stacked = scaled.transpose(1, 2).reshape(rows * inputs, outputs, size, size)
         y = F.conv_transpose2d(grouped, stacked, stride=2, groups=rows)
         y = filter_image(y, kernel, padding=1, gain=4.0)
@@ -245,7 +247,7 @@ class ToRGB(nn.Module):
         """Picture channels in float32, whatever the precision of `x`."""
         styles = self.affine(w) * self.weight_gain
         fuse = _fuse(self, w, self.published) if fused is None else fused
-        y = modulated_convolution(x, self.weight, styles, self.weight[0, 0], demodulate=False, fused=fuse)
+        y = modulated_convolution(x, self.weight, styles, None, demodulate=False, fused=fuse)
         y = y.float() + self.bias[:, None, None]
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
