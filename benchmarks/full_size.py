@@ -87,7 +87,7 @@ def measure_import(source: Path, target: Path) -> None:
     done = import_official(source, target, overwrite=True)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     print(
-        f"import: {seconds:.1f} s ({cpu:.1f} s of CPU), peak {peak_memory():.2f} GiB of which {before:.2f} GiB stood before, "
+        f"import: {seconds:.1f} s ({cpu:.1f} s of CPU), peak {peak_memory():.2f} GiB ({before:.2f} before it), "
         f"{done.parameters:,} parameters, {target.stat().st_size / 2**20:.0f} MiB written"
     )
     start, cpu = time.perf_counter(), time.process_time()
