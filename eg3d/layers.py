@@ -80,7 +80,7 @@ def _depthwise(kernel: Tensor, x: Tensor) -> Tensor:
 def convolve(
     x: Float[Tensor, "n i h w"],
     weight: Float[Tensor, "o i k k"],
-    kernel: Float[Tensor, "_ _"],
+    kernel: Float[Tensor, "4 4"] | None,
     up: int = 1,
     down: int = 1,
 ) -> Float[Tensor, "n o h2 w2"]:
@@ -100,7 +100,7 @@ def modulated_convolution(
     x: Float[Tensor, "n i h w"],
     weight: Float[Tensor, "o i k k"],
     styles: Float[Tensor, "s i"],
-    kernel: Float[Tensor, "_ _"],
+    kernel: Float[Tensor, "4 4"] | None,
     *,
     demodulate: bool = True,
     up: int = 1,
