@@ -65,6 +65,8 @@ class LatentConfig:
     """Weight of the squared distance of the code from the mean, in standard deviations of w."""
     relief: float = 100.0
     """Weight of the squared distance between the surface and the fitted landmarks' points, world units squared."""
+    neural_resolution: int | None = None
+    """Side of the rendered feature map during the search, pixels; without it the generator's own."""
     candidates: int = 0
     """Random codes that are looked at for a start; 0 starts at the mean, as published."""
     split: float = 1.0
@@ -99,6 +101,11 @@ class TuningConfig:
     """Steps at most."""
     lr: float = 3e-4
     """Learning rate of Adam."""
+    lr_gain: float | None = None
+    """Factor on that rate; without it the one calibrated for the generator's size: 1 for the published networks, 10 for
+    small ones such as the embedded prior, which have to change more to show a photo."""
+    rampdown: float = 0.0
+    """Share of the steps over which the rate falls along a cosine; 0 for a constant rate, as published."""
     mse: float = 1.0
     """Weight of the squared error of pixels."""
     perceptual: float = 1.0
@@ -258,8 +265,17 @@ def preset(name: Preset) -> ReconstructConfig:
     if name == "fast":
         inversion = replace(
             base.inversion,
-            latent=replace(base.inversion.latent, steps=120),
-            tuning=replace(base.inversion.tuning, steps=60),
+            latent=replace(
+                base.inversion.latent,
+                steps=60,
+                lr=0.03,
+                mse=1.0,
+                raw=1.0,
+                neural_resolution=32,
+                candidates=16,
+                split=0.5,
+            ),
+            tuning=replace(base.inversion.tuning, steps=150, rampdown=0.3, raw=0.5, side_colour=0.3, geometry_every=2),
         )
         return replace(
             base, inversion=inversion, mesh=replace(base.mesh, resolution=192), video=replace(base.video, frames=60)

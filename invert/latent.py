@@ -93,7 +93,7 @@ def best_start(
             w = statistics.mean[None, None]
         if not config.candidates:
             return w
-        volume = generator.volume(generator.planes(_broadcast(w, generator.num_ws)), camera)
+        volume = generator.volume(generator.planes(_broadcast(w, generator.num_ws)), camera, COARSE)
         side = volume.depth.shape[-1]
         error = float(squared_error(volume.features[:, :3], resize(target.image, side)))
         if target.white:
@@ -167,7 +167,7 @@ def find_latent(
         shaken = code + torch.randn(code.shape, generator=rng).to(code) * jitter
         ws = _broadcast(shaken, generator.num_ws)
         seen = moved_camera(camera, twist) if moving else camera
-        output = generator.render(generator.planes(ws), ws, seen)
+        output = generator.render(generator.planes(ws), ws, seen, options.neural_resolution)
         losses = {"perceptual": distance(prepared, output.image).sum()}
         if options.mse:
             small = area_downsample(target.image, 256)
@@ -206,6 +206,8 @@ def find_latent(
     return Latent(ws, found, final, tuple(history))
 
 
+COARSE = 32
+"""Side of the pictures that are looked at for a start, pixels."""
 CAMERA_PRIOR = 1e-3
 """What one squared standard deviation of the camera's correction costs, in units of the perceptual distance."""
 

@@ -20,7 +20,7 @@ from headlift.config import InversionConfig
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.invert.face_points import FacePoints, relief_error
 from headlift.invert.latent import code_statistics, noise_images
-from headlift.invert.losses import alpha_error, depth_error, resize, squared_error
+from headlift.invert.losses import alpha_error, depth_error, learning_rate_ramp, resize, squared_error
 from headlift.invert.perceptual import Distance, calibrated_stop
 from headlift.invert.preview import preview
 from headlift.invert.result import InversionState, Target
@@ -31,6 +31,10 @@ from headlift.types import Camera, Step
 STAGE = "tuning"
 LOCALITY_SHARE = 0.1
 """PTI's factor on both of the locality regularisation's terms."""
+SMALL = 10_000_000
+"""Generators with fewer parameters are small (the published ones have 30 million)."""
+SMALL_GAIN = 10.0
+"""Measured on the embedded prior with the photos of `benchmarks/inversion_check.py`."""
 GUARD = {"side_depth": 100.0, "side_alpha": 1.0}
 """Weights of the guard's terms: a depth error of 0.1 units costs as much as a picture error of 1."""
 
@@ -46,6 +50,14 @@ class Tuned:
 def tunable(generator: Eg3d) -> dict[str, torch.nn.Parameter]:
     """The parameters that a fixed code's picture depends on: all but the mapping network's."""
     return {name: p for name, p in generator.named_parameters() if "mapping." not in name}
+
+
+def calibrated_gain(generator: Eg3d) -> float:
+    """Factor on PTI's learning rate: 1 for networks of the published size, `SMALL_GAIN` below `SMALL` parameters.
+
+    Equalised learning rates make a step's effect grow with the width, and a small prior is further from a photo.
+    """
+    return SMALL_GAIN if sum(p.numel() for p in generator.parameters()) < SMALL else 1.0
 
 
 def tune(
@@ -72,7 +84,8 @@ def tune(
     parameters = tunable(generator)
     for parameter in parameters.values():
         parameter.requires_grad_()
-    optimiser = torch.optim.Adam(parameters.values(), lr=options.lr, betas=(0.9, 0.999))
+    rate = options.lr * (calibrated_gain(base) if options.lr_gain is None else options.lr_gain)
+    optimiser = torch.optim.Adam(parameters.values(), lr=rate, betas=(0.9, 0.999))
     done = 0
     if resume:
         done = resume.step
@@ -124,6 +137,7 @@ def tune(
                 losses[name] = factor * value
         if locality:
             losses["locality"] = options.locality * locality(generator, rng)
+        optimiser.param_groups[0]["lr"] = rate * learning_rate_ramp(done / options.steps, 0.0, options.rampdown)
         total = torch.stack([value.reshape(()) for value in losses.values()]).sum()
         optimiser.zero_grad(set_to_none=True)
         total.backward()

@@ -92,7 +92,7 @@ def test_sampling_at_pixel_centres_returns_the_pixels() -> None:
 
 def test_a_painted_sphere_looks_the_same_from_the_side_where_both_see_it() -> None:
     side, radius = 64, 0.25
-    front, turned = orbit(0.0, 0.0), orbit(0.8, 0.1)
+    front, turned = orbit(0.0, 0.0, pivot=(0.0, 0.0, 0.0)), orbit(0.8, 0.1, pivot=(0.0, 0.0, 0.0))
     depths = [sphere_depth(camera, side, radius) for camera in (front, turned)]
     pictures = []
     for camera, depth in zip((front, turned), depths, strict=True):

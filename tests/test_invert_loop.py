@@ -61,7 +61,7 @@ def shown(generator: Generator, seed: int = 3, camera=None) -> Crop:
 
 SHORT = InversionConfig(
     latent=LatentConfig(steps=8, noise_reg=1.0),
-    tuning=TuningConfig(steps=6, stop=0.0, side_views=2, geometry_every=2, side_colour=0.3),
+    tuning=TuningConfig(steps=6, lr_gain=1.0, stop=0.0, side_views=2, geometry_every=2, side_colour=0.3),
     preview_every=4,
     keep_every=3,
 )
@@ -246,7 +246,7 @@ def test_the_guard_keeps_the_surface_where_it_was() -> None:
     generator = tiny()
     crop = shown(generator)
     photo = replace(crop, image=torch.rand(crop.image.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1)
-    tuning = TuningConfig(steps=25, lr=3e-3, stop=0.0, alpha=0.0, side_views=4, geometry_every=1)
+    tuning = TuningConfig(steps=25, lr=3e-3, lr_gain=1.0, stop=0.0, alpha=0.0, side_views=4, geometry_every=1)
     config = replace(SHORT, latent=replace(SHORT.latent, steps=2), tuning=tuning)
     guarded, steps = run(generator, photo, config)
     free, _ = run(generator, photo, replace(config, tuning=replace(tuning, geometry=0.0)))
