@@ -354,29 +354,47 @@ def colors_from_views(
     A view weighs by the fourth power of the cosine between normal and ray, so that the view that looks straight at
     the surface decides, and by its opacity there, so that nothing of the background bleeds in. With `photo` the first
     view is the photo's: it weighs by the square of the cosine, sixteenfold, so that its detail stays sharp. Hidden
-    vertices are found by a z-buffer of the vertices themselves.
+    vertices are found by a z-buffer of the vertices themselves, and next to them a view's weight fades.
     """
     points, normals = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.normals)
+    local = (points - cameras.origin[:, None]) @ cameras.rotation
+    uv = ((local / local[..., 2:]) @ cameras.intrinsics.mT)[..., :2]
+    seen = []
+    for i in range(len(views)):
+        per_unit = float(cameras.intrinsics[i, 0, 0] / local[i, :, 2].mean())
+        seen.append(_visible(uv[i], local[i, :, 2], min(512, max(16, int(0.7 / (cell * per_unit)))), 3 * cell))
+    clear = torch.from_numpy(_faded(torch.stack(seen, dim=-1).numpy(), mesh.faces))
     total, weights = torch.zeros(len(points), 3), torch.zeros(len(points), 1)
     for i, out in enumerate(views):
-        camera = cameras[i : i + 1]
-        local = (points - camera.origin[0]) @ camera.rotation[0]
-        uv = (local / local[:, 2:]) @ camera.intrinsics[0].T
-        rays = F.normalize(points - camera.origin[0], dim=-1)
+        rays = F.normalize(points - cameras.origin[i], dim=-1)
         facing = (-(rays * normals).sum(dim=-1)).clamp(min=0)
-        grid = (uv[:, :2] * 2 - 1).reshape(1, 1, -1, 2)
+        grid = (uv[i] * 2 - 1).reshape(1, 1, -1, 2)
         image = F.grid_sample(out.image.float().cpu(), grid, padding_mode="border", align_corners=False)
         # The faintest of the neighbouring opacities: colours at the rim are mixed with the background.
         solid = -F.max_pool2d(-out.alpha.float().cpu(), 3, stride=1, padding=1)
         opacity = F.grid_sample(solid, grid, padding_mode="zeros", align_corners=False)[0, 0, 0]
-        per_unit = float(camera.intrinsics[0, 0, 0] / local[:, 2].mean())
-        visible = _visible(uv[:, :2], local[:, 2], min(512, max(16, int(0.7 / (cell * per_unit)))), 3 * cell)
         trust = 16 * facing**2 if photo and i == 0 else facing**4
-        weight = (trust * opacity.clamp(0, 1) ** 8 * visible)[:, None]
+        weight = (trust * opacity.clamp(0, 1) ** 8 * clear[:, i])[:, None]
         linear = srgb_to_linear((image[0, :, 0].T.numpy().astype(np.float64) + 1) / 2)
         total += weight * torch.from_numpy(linear).float()
         weights += weight
     return (total / weights.clamp(min=1e-12)).double().numpy(), weights.double().numpy()
+
+
+def _faded(seen: Bool[np.ndarray, "v n"], faces: Int[np.ndarray, "f 3"]) -> Float[np.ndarray, "v n"]:
+    """What is seen, as weights that fade towards hidden neighbours: means over edges, to the fourth power."""
+    from scipy.sparse import csr_matrix, diags
+
+    count = len(seen)
+    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    beside = csr_matrix((np.ones(len(ends), dtype=np.float32), (ends[:, 0], ends[:, 1])), shape=(count, count))
+    beside = beside + beside.T + diags(np.ones(count, dtype=np.float32), format="csr")
+    mean = diags(1 / np.asarray(beside.sum(axis=1)).ravel().astype(np.float32)) @ beside
+    share = seen.astype(np.float32)
+    for _ in range(8):
+        share = mean @ share
+    faded: Float[np.ndarray, "v n"] = share**4 * seen
+    return faded
 
 
 def _visible(uv: Float[Tensor, "v 2"], z: Float[Tensor, " v"], size: int, tolerance: float) -> Bool[Tensor, " v"]:
