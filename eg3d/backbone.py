@@ -12,7 +12,10 @@ from headlift.eg3d.spec import BackboneSpec, MappingSpec, NoiseMode
 
 
 class SynthesisNetwork(nn.Module):
-    """Blocks b4, b8 ... (or from a larger one on): each takes the codes of its layers and one for its ToRGB, which the next block shares."""
+    """Blocks b4, b8 ... (or from a larger one on).
+
+    Each takes the codes of its layers and one for its ToRGB, which the next block shares.
+    """
 
     def __init__(self, spec: BackboneSpec, w_dim: int, image_channels: int, published: bool = False) -> None:
         super().__init__()

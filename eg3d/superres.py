@@ -30,7 +30,7 @@ class Superresolution(nn.Module):
     def forward(
         self,
         features: Float[Tensor, "n f r r"],
-        ws: Float[Tensor, "s k w"],
+        ws: Float[Tensor, "s k d"],
         noise_mode: NoiseMode | None = None,
         generator: torch.Generator | None = None,
         fused: bool | None = None,
