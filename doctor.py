@@ -110,7 +110,7 @@ def _packages() -> Check:
 
 def _torch() -> Check:
     import torch
-    import torchvision  # type: ignore[import-untyped]
+    import torchvision
 
     remedy = "torch and torchvision must come from the same index: `pip install --force-reinstall torch torchvision`."
     try:
