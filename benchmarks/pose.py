@@ -13,6 +13,10 @@ the pictures, which are taken for aligned crops (RGBA ones are put on grey). Pri
                     per cent of the side; corner: the farthest corner's distance, which adds the roll
     sigma           the standard deviation that the estimator itself gives (yaw and pitch together)
 
+FFHQ's labels and the synthetic heads have different ideas of straight ahead (`pose_estimation/frames.py`): a source with
+parameters of heads beside its pictures (`params/`) is measured in the embedded prior's frame, any other in FFHQ's,
+unless --frame says otherwise.
+
 Then medians over all pictures and those within --max-yaw. Wide-lens pictures (focal length under 4) are left out.
 """
 
@@ -85,11 +89,18 @@ def angles(cam2world: np.ndarray) -> tuple[float, float]:
     return math.degrees(math.atan2(x, z)), math.degrees(math.atan2(y, math.hypot(x, z)))
 
 
-def measure(picture: np.ndarray, label: np.ndarray, draw: Path | None = None) -> Row:
+def frame_of(source: Path) -> str:
+    if source.is_dir():
+        return "embedded" if (source / "params").is_dir() else "ffhq"
+    with zipfile.ZipFile(source) as files:
+        return "embedded" if any("params/" in name for name in files.namelist()) else "ffhq"
+
+
+def measure(picture: np.ndarray, label: np.ndarray, frame: str, draw: Path | None = None) -> Row:
     truth = label[:16].reshape(4, 4)
     start = time.perf_counter()
     try:
-        crop = estimate(picture, PoseConfig(force=True))
+        crop = estimate(picture, PoseConfig(force=True, frame=frame))
     except FaceError:
         return Row(*angles(truth))
     seconds = time.perf_counter() - start
@@ -148,9 +159,12 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="stop after so many pictures of a source")
     parser.add_argument("--quiet", action="store_true", help="only the medians")
     parser.add_argument("--redetect", action="store_true", help="measure the light second look instead of the whole")
+    parser.add_argument("--frame", choices=("auto", "ffhq", "embedded"), default="auto")
     parser.add_argument("--draw", type=Path, help="folder for overlays")
     options = parser.parse_args()
     for source in options.sources:
+        frame = frame_of(source) if options.frame == "auto" else options.frame
+        print(f"{source.name}: in the frame of {frame}")
         rows: list[Row] = []
         second: list[tuple[float, float]] = []
         for name, picture, label in pictures(source):
@@ -161,11 +175,11 @@ def main() -> None:
             if options.redetect:
                 yaw, _ = angles(label[:16].reshape(4, 4))
                 if abs(yaw) <= options.max_yaw:
-                    again = redetect(picture)
+                    again = redetect(picture, frame)
                     second.append((yaw, math.nan if again is None else math.degrees(again[0])))
                 continue
             draw = options.draw / f"{Path(name).stem}.png" if options.draw else None
-            row = measure(picture, label, draw)
+            row = measure(picture, label, frame, draw)
             rows.append(row)
             if not options.quiet:
                 print(

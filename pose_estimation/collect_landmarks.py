@@ -6,7 +6,9 @@ Each archive is in EG3D's dataset form: RGBA pictures and `dataset.json` with `l
 n showing head n // views. Each picture is put on backgrounds of several kinds and, half of the time or from the second pass on, blurred,
 darkened, tinted, compressed and turned, since the points that a photo gives scatter more than those of a clean render.
 Written: `head`, `picture`, `label`, `points` and
-`keys` (fractions of the side, z likewise), one row for each pass that saw a face.
+`keys` (fractions of the side, z likewise), `chips` (the clean face with its opacity, as the regression's network sees
+it), one row for each pass that saw a face. The template that normalises, and the mesh's mirror order, are those of the
+model file that is there: they carry over from one to the next.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from headlift.pose_estimation import mediapipe_models
+from headlift.pose_estimation.head_model import load_head_model
 from headlift.pose_estimation.landmarks import refine
+from headlift.pose_estimation.regression import CHIP, chip_matrix
 from headlift.pose_estimation.warp import blur, resize, similarity, warp
 
 WORK = 288
@@ -69,7 +73,8 @@ def degrade(image: UInt8[np.ndarray, "h w 3"], random: np.random.Generator) -> U
 
 def collect(archives: list[Path], passes: int, views: int, wide_yaw: float) -> dict[str, np.ndarray]:
     """All rows, as described at the top. Wide-lens pictures are used up to `wide_yaw` radians of yaw."""
-    rows: dict[str, list] = {"head": [], "picture": [], "label": [], "points": [], "keys": [], "pass": []}
+    rows: dict[str, list] = {"head": [], "picture": [], "label": [], "points": [], "keys": [], "chips": [], "pass": []}
+    template = load_head_model().template
     for archive in archives:
         for name, label, rgba in pictures(archive):
             digits = "".join(c for c in Path(name).stem if c.isdigit())
@@ -102,8 +107,20 @@ def collect(archives: list[Path], passes: int, views: int, wide_yaw: float) -> d
                 rows["label"].append(label)
                 rows["pass"].append(index)
                 rows["keys"].append((keys - matrix[:, 2]) @ back.T / WORK)
+                rows["chips"].append(_chip(rgba, flat / WORK, template))
                 rows["points"].append(np.concatenate([flat, points[:, 2:]], axis=1) / WORK)
     return {key: np.array(value, dtype=np.float32 if key in ("points", "keys") else None) for key, value in rows.items()}
+
+
+def _chip(
+    rgba: UInt8[np.ndarray, "h w 4"], points: Float[np.ndarray, "478 2"], template: Float[np.ndarray, "468 2"]
+) -> UInt8[np.ndarray, "c c 2"]:
+    """The clean face as `regression.chip` cuts it, grey times opacity and opacity; `points` in fractions of the side."""
+    opacity = rgba[..., 3:] / 255.0
+    grey = (rgba[..., :3] * opacity) @ (0.299, 0.587, 0.114)
+    both = np.stack([grey, rgba[..., 3]], axis=2).astype(np.float32)
+    cut = warp(both, chip_matrix(points * rgba.shape[0], template), (CHIP, CHIP), border="constant")
+    return np.clip(cut, 0, 255).astype(np.uint8)
 
 
 def main() -> None:

@@ -21,6 +21,10 @@ SMALLEST_FACE = 14
 """Smallest face that is looked for, photo pixels: smaller than what is accepted, so that the refusal can be precise."""
 _LONGEST_SIDE = 1280
 """Larger photos are shrunk for detection first; only when that shows nothing is the full size searched."""
+_SURE, _SURE_SIDE = 0.9, 40.0
+"""Score and side in pixels of a face beside which no second detector is asked."""
+_SECOND_SCORE = 0.6
+"""Least score that the second detector is believed at: it sees faces in coffee cups otherwise."""
 _second_looks = tuple(math.radians(a) for a in (0, 45, -45, 90, -90, 180))
 
 
@@ -36,8 +40,8 @@ def find_boxes(photo: UInt8[np.ndarray, "h w 3"]) -> list[tuple[Box, float]]:
     height, width = photo.shape[:2]
     shrink = min(1.0, _LONGEST_SIDE / max(height, width))
     boxes = _mtcnn_boxes(photo, shrink)
-    if not boxes:
-        boxes = _mediapipe_boxes(photo)
+    if not any(score > _SURE and math.sqrt(_area(box)) > _SURE_SIDE for box, score in boxes):
+        boxes = boxes + _mediapipe_boxes(photo)
     if not boxes and shrink < 1.0:
         boxes = _mtcnn_boxes(photo, min(1.0, 4 * shrink))
     boxes = [b for b in boxes if _visible_share(b[0], width, height) > 0.4]
@@ -68,7 +72,7 @@ def _mediapipe_boxes(photo: UInt8[np.ndarray, "h w 3"]) -> list[tuple[Box, float
         scale = side / (max(height, width) if angle in (0.0, math.pi) else math.hypot(height, width))
         matrix = similarity(angle, scale, center, np.array([side / 2, side / 2]))
         turned = warp(photo, matrix, (side, side), border="constant")
-        found = mediapipe_models.face_boxes(turned)
+        found = [b for b in mediapipe_models.face_boxes(turned) if b[1] >= _SECOND_SCORE]
         if found:
             return [(_box_back(box, matrix), score) for box, score in found]
     return []

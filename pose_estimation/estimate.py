@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from headlift.errors import FaceError
 from headlift.pose_estimation.crop import cut, to_tensor
 from headlift.pose_estimation.detect import Box, find_boxes
 from headlift.pose_estimation.fit import Fit, fit
+from headlift.pose_estimation.frames import to_ffhq
 from headlift.pose_estimation.head_model import POINTS, load_head_model
 from headlift.pose_estimation.landmarks import find_landmarks
 from headlift.pose_estimation.masks import head_mask
@@ -40,7 +42,7 @@ def estimate(photo: UInt8[np.ndarray, "h w 3"], config: PoseConfig | None = None
     box, score, found = _choose(photo, boxes, config)
     points, keys = found
     face = Face(box=box, score=score, landmarks=points)
-    fitted = locate(points, keys)
+    fitted = locate(photo, points, keys, config.frame)
     turned = math.degrees(abs(fitted.yaw))
     if turned > config.max_yaw and not config.force:
         raise FaceError(
@@ -72,11 +74,16 @@ def find_faces(photo: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
     return faces
 
 
-def locate(points: Float[np.ndarray, "478 3"], keys: Float[np.ndarray, "8 2"] | None) -> Fit:
-    """Camera, crop and shape from the mesh and the detector's key points, both in photo pixels."""
+def locate(
+    photo: UInt8[np.ndarray, "h w 3"],
+    points: Float[np.ndarray, "478 3"],
+    keys: Float[np.ndarray, "8 2"] | None,
+    frame: Literal["ffhq", "embedded"],
+) -> Fit:
+    """Camera, crop and shape from the mesh and the detector's key points, both in photo pixels, in the given frame."""
     model = load_head_model()
-    flat = points[:POINTS, :2]
-    return fit(flat, model, guess(points, keys, model), KAPPA)
+    fitted = fit(points[:POINTS, :2], model, guess(photo, points, keys, model), KAPPA)
+    return to_ffhq(fitted) if frame == "ffhq" else fitted
 
 
 def _choose(

@@ -8,6 +8,7 @@ through (0, 0, 0.2), the head upright. `headlift.eg3d.camera.orbit` is the same 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
@@ -46,8 +47,12 @@ class HeadModel:
     features: Float[np.ndarray, "d f"]
     """From the normalised coordinates (less their mean) to whitened features."""
     features_mean: Float[np.ndarray, "d"]
-    weights: tuple[Float[np.ndarray, "_ _"], ...]
-    """Of the regression from features to `UNKNOWNS`, a row of offsets last in each."""
+    features_scale: Float[np.ndarray, "f"]
+    """Of the features on their way into the network."""
+    ridge: Float[np.ndarray, "f+1 6"]
+    """Of the linear regression from features to `UNKNOWNS`, offsets in the last row."""
+    network: Mapping[str, Float[np.ndarray, "..."]]
+    """Of the network that corrects it (`regression.network`)."""
     guess_covariance: Float[np.ndarray, "6 6"]
     """Of the regression's errors on heads it was not trained on."""
 
@@ -62,9 +67,9 @@ def load_head_model() -> HeadModel:
     source = resources.files("headlift.pose_estimation.data").joinpath("head_model.npz")
     with resources.as_file(source) as path, np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name].astype(np.float64) for name in file.files}
-    weights = tuple(arrays[f"weights{i}"] for i in range(sum(name.startswith("weights") for name in arrays)))
-    names = ("mean", "basis", "noise", "template", "features", "features_mean", "guess_covariance")
-    return HeadModel(weights=weights, **{name: arrays[name] for name in names})
+    network = {name.removeprefix("net_"): arrays[name] for name in arrays if name.startswith("net_")}
+    single = {name: arrays[name] for name in arrays if not name.startswith("net_") and name != "mirror"}
+    return HeadModel(network=network, **single)
 
 
 def orbit_axes(yaw: float, pitch: float) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]]:

@@ -7,21 +7,26 @@ Heads from `--held-out` on are used by nothing here. Steps: (1) pictures of the 
 camera at the same position, exactly, since both see the same rays; (2) the points of each head are triangulated from
 its views, towards what the model of the round before expects where rays say little, and a principal component analysis
 of the heads makes the next model; (3) a ridge regression on the normalised points, then a small network on what it
-leaves; their errors are measured by cross-validation over heads.
+leaves; their errors are measured on a tenth of the heads, left out for that.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
 
 from headlift.eg3d.camera import FFHQ_FOCAL, FFHQ_RADIUS
-from headlift.pose_estimation.head_model import POINTS, orbit_axes, project
-from headlift.pose_estimation.regression import coordinates
+from headlift.pose_estimation.head_model import POINTS, load_head_model, orbit_axes, project
+from headlift.pose_estimation.landmarks import mirror_order
+from headlift.pose_estimation.regression import CHIP, MIRRORED, SCALES, coordinates, mirror_rows, network, network_features
 
 COMPONENTS = 40
 """Of the shape."""
@@ -30,8 +35,7 @@ FEATURES = 80
 ROUNDS = 4
 """Of triangulation and analysis."""
 RIDGE = 3e-3
-HIDDEN = 48
-FOLDS = 5
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,10 @@ class Marks:
     pitch: Float[np.ndarray, "n"]
     points: Float[np.ndarray, "n 468 2"]
     keys: Float[np.ndarray, "n 8 2"]
+    chips: UInt8[np.ndarray, "n c c 2"]
 
     def __getitem__(self, chosen: np.ndarray) -> Marks:
-        return Marks(*(getattr(self, name)[chosen] for name in ("head", "yaw", "pitch", "points", "keys")))
+        return Marks(*(getattr(self, name)[chosen] for name in ("head", "yaw", "pitch", "points", "keys", "chips")))
 
 
 def read(files: list[Path]) -> Marks:
@@ -53,9 +58,9 @@ def read(files: list[Path]) -> Marks:
     columns: dict[str, list[np.ndarray]] = {}
     for path in files:
         with np.load(path, allow_pickle=False) as arrays:
-            for name in ("head", "label", "points", "keys"):
+            for name in ("head", "label", "points", "keys", "chips"):
                 columns.setdefault(name, []).append(arrays[name])
-    head, label, points, keys = (np.concatenate(columns[name]) for name in ("head", "label", "points", "keys"))
+    head, label, points, keys, chips = (np.concatenate(columns[name]) for name in columns)
     cam2world = label[:, :16].reshape(-1, 4, 4).astype(np.float64)
     origin, focal = cam2world[:, :3, 3], label[:, 16, None, None].astype(np.float64)
     radius = np.linalg.norm(origin, axis=1)
@@ -69,7 +74,7 @@ def read(files: list[Path]) -> Marks:
         local = rays @ cam2world[:, :3, :3].transpose(0, 2, 1) @ target
         return FFHQ_FOCAL * local[..., :2] / local[..., 2:] + 0.5
 
-    return Marks(head, yaw, pitch, convert(points[:, :POINTS]), convert(keys))
+    return Marks(head, yaw, pitch, convert(points[:, :POINTS]), convert(keys), chips)
 
 
 def triangulate(
@@ -134,95 +139,147 @@ def whiten(rows: Float[np.ndarray, "n d"], count: int) -> tuple[Float[np.ndarray
     return mean, vectors[:, ::-1][:, :count] / np.sqrt(values[::-1][:count])
 
 
-def learn_regression(
-    features: Float[np.ndarray, "n f"], answers: Float[np.ndarray, "n 6"], epochs: int
-) -> list[Float[np.ndarray, "_ _"]]:
-    """Ridge weights, then those of a small network (tanh) on what the ridge leaves; offsets are the last rows."""
-    import torch
-
+def learn_ridge(features: Float[np.ndarray, "n f"], answers: Float[np.ndarray, "n 6"]) -> Float[np.ndarray, "f+1 6"]:
+    """Linear regression, shrunk; offsets in the last row."""
     design = np.concatenate([features, np.ones((len(features), 1))], axis=1)
-    ridge = np.linalg.solve(
+    return np.linalg.solve(
         design.T @ design + RIDGE * len(design) * np.eye(design.shape[1]), design.T @ answers
     )
-    if not epochs:
-        return [ridge]
-    x = torch.from_numpy(np.clip(features, -6, 6)).float()
-    rest = torch.from_numpy(answers - design @ ridge).float()
-    spread = rest.std(dim=0)
+
+
+def learn_network(
+    features: Float[Tensor, "2 n f"], chips: UInt8[np.ndarray, "n c c 2"], rest: Float[Tensor, "2 n 6"], epochs: int
+) -> dict[str, Tensor]:
+    """Train `regression.network` on what the ridge leaves; the pairs are the picture and its mirror image."""
     generator = torch.Generator().manual_seed(0)
-    sizes = ((x.shape[1] + 1, HIDDEN), (HIDDEN + 1, 6))
-    layers = [(torch.randn(s, generator=generator) * s[0] ** -0.5 * g).requires_grad_() for s, g in zip(sizes, (1, 0.1), strict=True)]
-    optimiser = torch.optim.AdamW(layers, lr=3e-3, weight_decay=0.3)
-    steps = epochs * len(x) // 128
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
-    for _ in range(steps):
-        chosen = torch.randint(len(x), (128,), generator=generator)
-        given = x[chosen] + 0.15 * torch.randn(128, x.shape[1], generator=generator)
-        hidden = torch.tanh(given @ layers[0][:-1] + layers[0][-1])
-        loss = (((hidden @ layers[1][:-1] + layers[1][-1]) - rest[chosen] / spread) ** 2).mean()
+    shapes: dict[str, tuple[int, ...]] = {
+        "conv0": (16, 1, 5, 5),
+        "conv1": (32, 16, 3, 3),
+        "conv2": (64, 32, 3, 3),
+        "conv3": (64, 64, 3, 3),
+        "seen": (64, 64 * (CHIP // 16) ** 2),
+        "told": (192, features.shape[2]),
+        "both": (96, 256),
+        "last": (6, 96),
+    }
+    layers = {}
+    for name, shape in shapes.items():
+        bound = math.prod(shape[1:]) ** -0.5 * (0.1 if name == "last" else 1.0)
+        layers[name] = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+        layers[f"{name}_bias"] = (torch.rand(shape[:1], generator=generator) * 2 - 1) * bound
+    for layer in layers.values():
+        layer.requires_grad_()
+    faces = torch.from_numpy(chips).permute(0, 3, 1, 2)
+    steps = epochs * len(faces) // BATCH
+    optimiser = torch.optim.AdamW(list(layers.values()), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
+    for step in range(steps):
+        chosen, side = torch.randint(len(faces), (BATCH,), generator=generator), step % 2
+        shown = faces[chosen].float() / 255
+        shown = disturb(shown.flip(3) if side else shown, generator)
+        told = features[side, chosen]
+        said = network(layers, told + 0.05 * torch.randn(told.shape, generator=generator), shown)
+        loss = torch.nn.functional.smooth_l1_loss(said, rest[side, chosen])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-    first, last = (layer.detach().double().numpy() for layer in layers)
-    return [ridge, first, last * spread.double().numpy()]
+    return {name: layer.detach() for name, layer in layers.items()}
 
 
-def answer(weights: list[np.ndarray], features: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "n 6"]:
-    """What `regression.guess` would say, for many faces."""
-    linear, *layers = weights
-    result = features @ linear[:-1] + linear[-1]
-    if layers:
-        hidden = np.tanh(np.clip(features, -6, 6) @ layers[0][:-1] + layers[0][-1])
-        result = result + hidden @ layers[1][:-1] + layers[1][-1]
-    return result
+def disturb(chips: Float[Tensor, "n 2 c c"], generator: torch.Generator) -> Float[Tensor, "n 1 h h"]:
+    """Faces as photos might show them: moved a little, on any background, lit, blurred, noisy, partly covered."""
+    count, size = len(chips), CHIP // 2
+
+    def between(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(count, *(shape or (1, 1, 1)), generator=generator) * (high - low) + low
+
+    turn, scale = between(-0.08, 0.08, 1)[:, 0], between(0.92, 1.08, 1)[:, 0]
+    move = torch.stack([scale * turn.cos(), -scale * turn.sin(), scale * turn.sin(), scale * turn.cos()], 1)
+    theta = torch.cat([move.reshape(-1, 2, 2), between(-0.03, 0.03, 2, 1)], dim=2)
+    grid = torch.nn.functional.affine_grid(theta, [count, 2, size, size], align_corners=False)
+    grey, opacity = torch.nn.functional.grid_sample(chips, grid, align_corners=False).split(1, dim=1)
+    mottle = torch.nn.functional.interpolate(torch.randn(count, 1, 5, 5, generator=generator), (size, size), mode="bicubic")
+    image = grey + (1 - opacity) * (between(0, 1) + between(0, 0.35) * mottle).clamp(0, 1)
+    image = image.clamp(1e-3, 1) ** between(0.6, 1.6) * between(0.6, 1.2)
+    image = image + between(-0.5, 1).clamp(min=0) * (torch.nn.functional.avg_pool2d(image, 3, 1, 1) - image)
+    image = image + between(0, 0.06) * torch.randn(image.shape, generator=generator)
+    ticks = torch.arange(size)
+    covered = (ticks - between(0, size)).abs() < between(0, 0.2 * size)
+    covered = covered & ((ticks[:, None] - between(0, size)).abs() < between(0, 0.2 * size)) & (between(0, 1) < 0.4)
+    return torch.where(covered, between(0, 1).expand_as(image), image)
 
 
-def cross_validate(
-    rows: Float[np.ndarray, "n d"], answers: Float[np.ndarray, "n 6"], head: Int[np.ndarray, "n"], epochs: int
-) -> Float[np.ndarray, "n 6"]:
-    """What each picture's unknowns are answered to be by a regression that did not see its head."""
-    fold = head * 7919 % FOLDS
-    said = np.empty_like(answers)
-    for index in range(FOLDS):
-        train: Bool[np.ndarray, "n"] = fold != index
-        mean, whitening = whiten(rows[train], FEATURES)
-        features = (rows - mean) @ whitening
-        said[~train] = answer(learn_regression(features[train], answers[train], epochs), features[~train])
-    return said
+def answer(model: dict[str, np.ndarray], rows: Float[np.ndarray, "n d"], chips: UInt8[np.ndarray, "n c c 2"]) -> np.ndarray:
+    """What `regression.guess` would say of many faces, on grey."""
+    layers = {name.removeprefix("net_"): torch.from_numpy(model[name]).float() for name in model if name.startswith("net_")}
+    total = np.zeros((len(rows), 6))
+    for given, flipped in ((rows, False), (mirror_rows(rows), True)):
+        features = (given - model["features_mean"]) @ model["features"]
+        said = np.concatenate([features, np.ones((len(features), 1))], axis=1) @ model["ridge"]
+        told = network_features(features, model["features_scale"])
+        for part in np.array_split(np.arange(len(rows)), max(1, len(rows) // 256)):
+            both = torch.from_numpy(chips[part]).float() / 255
+            faces = torch.nn.functional.avg_pool2d(both[..., :1].permute(0, 3, 1, 2) + (1 - both[..., 1])[:, None] * 0.6, 2)
+            with torch.no_grad():
+                rest = network(layers, told[part], faces.flip(3) if flipped else faces)
+            said[part] += rest.double().numpy() * SCALES
+        total += said * (MIRRORED if flipped else 1) / 2
+    return total
+
+
+def learn_regression(
+    rows: Float[np.ndarray, "n d"], answers: Float[np.ndarray, "n 6"], chips: UInt8[np.ndarray, "n c c 2"], epochs: int
+) -> dict[str, np.ndarray]:
+    """Ridge and network, as arrays of the model file."""
+    mean, whitening = whiten(rows, FEATURES)
+    scale = np.linalg.norm(whitening, axis=0) ** -0.3
+    scale /= np.sqrt(np.mean(scale**2))
+    pairs = [((given - mean) @ whitening, said) for given, said in ((rows, answers), (mirror_rows(rows), answers * MIRRORED))]
+    ridge = learn_ridge(*pairs[0])
+    told = torch.stack([network_features(features, scale) for features, _ in pairs])
+    left = [(said - np.concatenate([f, np.ones((len(f), 1))], axis=1) @ ridge) / SCALES for f, said in pairs]
+    layers = learn_network(told, chips, torch.from_numpy(np.stack(left)).float(), epochs)
+    return {
+        "features_mean": mean,
+        "features": whitening,
+        "features_scale": scale,
+        "ridge": ridge,
+        **{f"net_{name}": layer.double().numpy() for name, layer in layers.items()},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("marks", nargs="+", type=Path)
     parser.add_argument("--held-out", type=int, required=True, help="first head that is not learned from")
-    parser.add_argument("--mirror", type=Path, required=True, help=".npz with the mesh's `mirror` order")
-    parser.add_argument("--epochs", type=int, default=40, help="of the small network; 0 leaves it out")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--check", type=float, default=0.1, help="share of the heads that measure the errors instead")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    with np.load(options.mirror, allow_pickle=False) as arrays:
-        mirror = arrays["mirror"].astype(np.int16)
     marks = read(options.marks)
     marks = marks[marks.head < options.held_out]
-    mean, basis, noise = learn_shape(marks)
-    frontal = marks.points[np.abs(marks.yaw) < 0.15].mean(axis=0)
-    template = frontal - frontal.mean(axis=0)
+    check = marks.head * 7919 % 1000 < 1000 * options.check
+    template = load_head_model().template
     rows, answers = rows_and_answers(marks, template)
-    errors = cross_validate(rows, answers, marks.head, options.epochs) - answers
-    inside = np.abs(marks.yaw) < np.radians(60)
-    features_mean, whitening = whiten(rows, FEATURES)
-    weights = learn_regression((rows - features_mean) @ whitening, answers, options.epochs)
-    single = {
-        "mean": mean,
-        "basis": basis,
-        "noise": noise,
-        "template": template,
-        "features": whitening,
-        "features_mean": features_mean,
-        "guess_covariance": errors[inside].T @ errors[inside] / inside.sum(),
-        **{f"weights{i}": w for i, w in enumerate(weights)},
-    }
-    np.savez_compressed(options.out, mirror=mirror, **{k: v.astype(np.float32) for k, v in single.items()})
+    regression = learn_regression(rows[~check], answers[~check], marks.chips[~check], options.epochs)
+    inside = check & (np.abs(marks.yaw) < np.radians(60))
+    errors = answer(regression, rows[inside], marks.chips[inside]) - answers[inside]
+    mean, basis, noise = learn_shape(marks)
+    single = {"mean": mean, "noise": noise, "template": template, "guess_covariance": errors.T @ errors / inside.sum()}
+    half = {"basis": basis, **regression}
+    exact = ("features_mean", "features_scale", "ridge")
+    np.savez_compressed(
+        options.out,
+        mirror=mirror_order().astype(np.int16),
+        **{name: values.astype(np.float32) for name, values in single.items()},
+        **{name: values.astype(np.float32 if name in exact else np.float16) for name, values in half.items()},
+    )
+    off = np.degrees(np.abs(errors)).mean(axis=0)
+    sys.stdout.write(
+        f"{(~check).sum()} pictures learned from; mean error on {inside.sum()} others: yaw {off[0]:.2f}, pitch {off[1]:.2f}, "
+        f"turn {off[2]:.2f} degrees\n"
+    )
 
 
 if __name__ == "__main__":

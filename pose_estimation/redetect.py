@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import UInt8
 
@@ -14,21 +16,23 @@ from headlift.pose_estimation.warp import resize
 _SIDE = 288
 
 
-def redetect(image: UInt8[np.ndarray, "h w 3"]) -> tuple[float, float] | None:
+def redetect(
+    image: UInt8[np.ndarray, "h w 3"], frame: Literal["ffhq", "embedded"] = "embedded"
+) -> tuple[float, float] | None:
     """Yaw and pitch (radians, as `eg3d.camera.orbit` takes them) of the camera that a square picture of a head was
-    taken with, found from the picture alone; None where no face is found in it.
+    taken with, found from the picture alone; None where no face is found in it. `frame` as in `PoseConfig`.
 
     Errors on the synthetic heads: `benchmarks/pose.py` prints them.
     """
     small = resize(image, (_SIDE, _SIDE)) if image.shape[0] != _SIDE else image
     first = mediapipe_models.face_mesh(small)
     if first is not None:
-        found = refine(small, first)
+        shown, found = small, refine(small, first)
     else:
         boxes = find_boxes(image)
         again = find_landmarks(image, boxes[0][0]) if boxes else None
         if again is None:
             return None
-        found = again
-    fitted = locate(*found)
+        shown, found = image, again
+    fitted = locate(shown, *found, frame)
     return fitted.yaw, fitted.pitch

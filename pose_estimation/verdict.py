@@ -13,8 +13,8 @@ from headlift.pose_estimation.fit import Fit
 from headlift.pose_estimation.warp import sharpness, warp
 from headlift.types import Face, Finding, Similarity, Verdict
 
-SMALLEST_CROP = 200.0
-"""Side of the crop in photo pixels below which the embedded prior's 256 pixels are mostly interpolated."""
+SMALLEST_CROP = 128.0
+"""Side of the crop in photo pixels: half of the embedded prior's 256, below which most of what is matched is invented."""
 LEAST_SHARPNESS = 0.30
 """`warp.sharpness` of the face at 256 pixels a crop."""
 MOST_CUT_OFF = 0.06

@@ -93,8 +93,12 @@ def component_at(mask: Bool[np.ndarray, "h w"], points: Float[np.ndarray, "n 2"]
 def guided_filter(
     guide: Float[np.ndarray, "h w 3"], image: Float[np.ndarray, "h w"], radius: int, epsilon: float
 ) -> Float[np.ndarray, "h w"]:
-    """He's guided filter with a colour guide; the window has a side of 2 radius + 1 pixels."""
-    return _cv2().ximgproc.guidedFilter(guide, image, radius, epsilon)
+    """He's guided filter with a colour guide in [0, 1], whose windows have a side of 2 radius + 1 pixels.
+
+    `epsilon` is the variance of the guide below which it averages.
+    """
+    # OpenCV gives up where a covariance's determinant is tiny, as on grey guides in [0, 1]: hence 255 of everything
+    return _cv2().ximgproc.guidedFilter(guide * 255, image, radius, epsilon * 255**2)
 
 
 def sharpness(image: UInt8[np.ndarray, "h w 3"]) -> float:
