@@ -15,9 +15,14 @@ import argparse
 import json
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from headlift.eg3d.checkpoint import save_checkpoint
@@ -32,9 +38,10 @@ from headlift.eg3d.generator import Generator
 from headlift.eg3d.layers import FullyConnected
 from headlift.eg3d.spec import BackboneSpec, DecoderSpec, GeneratorSpec, MappingSpec, RenderSpec, SuperresSpec
 from headlift.eg3d.training import losses
-from headlift.eg3d.training.fast import planes_table, superres
+from headlift.eg3d.training.fast import affine, double, layer, planes_table, superres, to_rgb
 from headlift.eg3d.training.lookup import lookup
 from headlift.eg3d.training.rays import Rays, camera_rays, density, hidden, hull_limits, render_rays
+from headlift.invert.perceptual import FeatureNet, load_feature_net
 from headlift.prior.codes import Density, feature_table, fit_density
 from headlift.prior.heads import HELD_OUT, Heads, read_heads
 from headlift.prior.hull import dilate, head_cover
@@ -98,8 +105,12 @@ class TrainConfig:
     """Weight of the opacity's cross-entropy."""
     pyramid: float = 1.0
     """Weight of the Laplacian pyramid at full resolution."""
+    perceptual: float = 0.0
+    """Weight of the distance between features of the network behind the builtin perceptual distance."""
     empty: float = 0.02
     """Weight of empty space being empty."""
+    empty_points: int = 256
+    """Random points a head outside the hull, where no ray of the training ever looks."""
     solid: float = 0.05
     """Weight of the inside being solid."""
     light_weight: float = 0.01
@@ -227,6 +238,12 @@ class Batch:
     single: Float[Tensor, "n u r 4"]
     """RGB on white and alpha of the single rays."""
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        a, b = self.uv
+        moved = (x.to(device) for x in (self.z, self.labels, self.thumbnails))
+        return Batch(*moved, (a.to(device), b.to(device)), self.patch.to(device), self.single.to(device))
+
 
 def draw_batch(data: Data, config: TrainConfig, step: int, held_out: bool = False) -> Batch:
     """The batch of a step: a function of configuration and step alone, so that a resumed run sees the same."""
@@ -244,7 +261,7 @@ def draw_batch(data: Data, config: TrainConfig, step: int, held_out: bool = Fals
     for head in chosen:
         rows = rng.permutation(data.views[head])
         # The patch comes from a crop of the face more often than from a picture from all round.
-        if data.heads.wide[rows[0]] and rng.random() < 0.5:
+        if data.heads.wide[rows[0]] and rng.random() < 0.3:
             rows = np.concatenate([rows[~data.heads.wide[rows]], rows[data.heads.wide[rows]]])
         rows = np.concatenate([rows[:1], np.resize(rows[1:] if len(rows) > 1 else rows, config.others)])
         y, x = rng.integers(0, config.neural - p + 1, 2)
@@ -309,14 +326,15 @@ def show(
     spec = generator.spec
     weights = dict(generator.named_parameters())
     n, views = batch.labels.shape[:2]
-    w = generator.backbone.mapping(batch.z, torch.zeros(n, 25))
+    device = batch.z.device
+    w = generator.backbone.mapping(batch.z, torch.zeros(n, 25, device=device))
     ws = w[:, None].expand(-1, generator.num_ws, -1)
     table = planes_table(weights, spec, ws, dtype)
 
     code = light(batch.thumbnails.flatten(0, 1), batch.labels.flatten(0, 1)).reshape(n, views, -1)
     # Only what differs between the pictures of a head is light: the colour of skin and hair must come from its code.
     code = code - code.mean(1, keepdim=True)
-    lit = (torch.rand(n, 1, 1, generator=random) >= config.dark).float()
+    lit = (torch.rand(n, 1, 1, generator=random, device=device) >= config.dark).float()
     code = code * lit
     patch_uv, single_uv = batch.uv
     camera = Camera.from_label(batch.labels.flatten(0, 1))
@@ -338,10 +356,10 @@ def show(
         weights, spec, table, rays, config.coarse, config.fine, spec.decoder.features, random, dtype,
         (_rows(codes_, order), light.basis),
     )  # fmt: skip
-    colour = torch.zeros(n, p2 + r * (views - 1), spec.decoder.features).scatter(
+    colour = torch.zeros(n, p2 + r * (views - 1), spec.decoder.features, device=device).scatter(
         1, order[..., None].expand(-1, -1, spec.decoder.features), seen.colour
     )
-    alpha = torch.zeros(n, colour.shape[1]).scatter(1, order, seen.alpha)
+    alpha = torch.zeros(n, colour.shape[1], device=device).scatter(1, order, seen.alpha)
     features = colour + (1 - alpha)[..., None]
 
     side = config.patch
@@ -365,11 +383,35 @@ def show(
         "alpha": losses.opacity_loss(alpha, target_alpha, counted),
         "light": code.square().mean(),
     }
-    known = [_within(x, n, spec.render.box_warp / config.hull, random) for x in (data.outside, data.core)]
+    if config.perceptual > 0:
+        terms["perceptual"] = feature_distance(image[inner], truth[inner], dtype)
+    places = ((data.outside, config.empty_points), (data.core, 256))
+    known = [_within(x, n, spec.render.box_warp / config.hull, random, k) for x, k in places]
     found = lookup(table, torch.cat(known, dim=1) / (spec.render.box_warp / 2), spec.plane_layout)
-    empty, solid = density(weights, hidden(weights, found, dtype)).chunk(2, dim=1)
+    empty, solid = density(weights, hidden(weights, found, dtype)).split([k for _, k in places], dim=1)
     terms |= {"empty": losses.empty_loss(empty), "solid": losses.solid_loss(solid)}
     return Seen(image, raw, terms)
+
+
+@cache
+def _feature_net(device: torch.device, dtype: torch.dtype) -> FeatureNet:
+    stored = files("headlift.prior.data") / "perceptual.safetensors"
+    return load_feature_net(load(stored.read_bytes())).to(device, dtype, memory_format=torch.channels_last)
+
+
+def feature_distance(
+    image: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], dtype: torch.dtype
+) -> Float[Tensor, ""]:
+    """Mean squared distance of unit-normalised features (Zhang et al. 2018, eq. 1), mean over the stages."""
+    net = _feature_net(image.device, dtype)
+
+    def look(x: Tensor) -> list[Tensor]:
+        return [F.normalize(f.float(), dim=1) for f in net(x.to(dtype).contiguous(memory_format=torch.channels_last))]
+
+    with torch.no_grad():
+        wanted = look(target)
+    pairs = zip(look(image), wanted, strict=True)
+    return torch.stack([(a - b).square().sum(1).mean() for a, b in pairs]).mean()
 
 
 def total(terms: Mapping[str, Tensor], config: TrainConfig) -> Tensor:
@@ -380,6 +422,7 @@ def total(terms: Mapping[str, Tensor], config: TrainConfig) -> Tensor:
         + terms["image"]
         + config.pyramid * terms["pyramid"]
         + config.alpha * terms["alpha"]
+        + config.perceptual * terms.get("perceptual", torch.zeros(()))
         + config.light_weight * terms["light"]
         + config.empty * terms["empty"]
         + config.solid * terms["solid"]
@@ -392,8 +435,6 @@ def _rows(x: Float[Tensor, "n r c"], order: Tensor) -> Float[Tensor, "n m c"]:
 
 def _patch_spec(spec: GeneratorSpec, side: int) -> GeneratorSpec:
     """The super-resolution of a patch: everything smaller in the same proportion."""
-    from dataclasses import replace
-
     scale = spec.neural_resolution // side
     return replace(
         spec,
@@ -403,18 +444,24 @@ def _patch_spec(spec: GeneratorSpec, side: int) -> GeneratorSpec:
 
 
 def _within(
-    centres: Float[Tensor, "k 3"], heads: int, cell: float, random: torch.Generator, count: int = 256
+    centres: Float[Tensor, "k 3"], heads: int, cell: float, random: torch.Generator, count: int
 ) -> Float[Tensor, "n m 3"]:
     """Random points of the cells with these centres and this side, world units."""
-    points = centres[torch.randint(len(centres), (heads, count), generator=random)]
-    return points + (torch.rand(points.shape, generator=random) - 0.5) * cell
+    device = centres.device
+    points = centres[torch.randint(len(centres), (heads, count), generator=random, device=device)]
+    return points + (torch.rand(points.shape, generator=random, device=device) - 0.5) * cell
 
 
 class Trainer:
     """Networks, optimiser and running mean of a run."""
 
-    def __init__(self, data: Data, config: TrainConfig) -> None:
-        self.data, self.config = data, config
+    def __init__(self, data: Data, config: TrainConfig, device: torch.device | str = "cpu", workers: int = 0) -> None:
+        """`workers` threads prepare the batches of the next steps; what a step sees does not depend on them."""
+        self.config, self.device = config, torch.device(device)
+        self.data = replace(data, **{k: getattr(data, k).to(device) for k in ("hull", "core", "outside")})
+        self.pool = ThreadPoolExecutor(workers) if workers else None
+        self.workers = workers
+        self.ahead: dict[int, Future[Batch]] = {}
         torch.manual_seed(config.seed)  # initial weights only; steps draw from generators of their own
         self.generator = Generator(spec_of(config, data.table.shape[1]))
         self.light = LightNet(config.light, config.hidden)
@@ -430,7 +477,9 @@ class Trainer:
             assert isinstance(last, FullyConnected)
             last.weight[0] *= 3
             last.bias[0] = 1.5  # half transparent at the start: neither empty nor solid space is a trap
-        self.ema = Generator(self.generator.spec).requires_grad_(False)
+        self.generator.to(self.device)
+        self.light.to(self.device)
+        self.ema = Generator(self.generator.spec).requires_grad_(False).to(self.device)
         self.ema.load_state_dict(self.generator.state_dict())
         self.trained = [p for k, p in self.generator.named_parameters() if not _frozen(k)]
         groups = [{"params": self.trained, "share": 1.0}, {"params": list(self.light.parameters()), "share": 0.1}]
@@ -446,8 +495,8 @@ class Trainer:
 
     def take_step(self) -> dict[str, float]:
         """One step of the optimiser; returns the losses."""
-        random = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
-        batch = draw_batch(self.data, self.config, self.step)
+        random = torch.Generator(self.device).manual_seed(self.config.seed * 1_000_003 + self.step)
+        batch = self.next_batch().to(self.device)
         seen = show(self.generator, self.light, self.data, batch, self.config, random)
         loss = total(seen.terms, self.config)
         for group in self.optimiser.param_groups:
@@ -462,6 +511,15 @@ class Trainer:
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay)
         return {"loss": float(loss.detach()), **{k: float(v.detach()) for k, v in seen.terms.items()}}
 
+    def next_batch(self) -> Batch:
+        """The batch of the coming step."""
+        if self.pool is None:
+            return draw_batch(self.data, self.config, self.step)
+        for step in range(self.step, self.step + 2 * self.workers):
+            if step not in self.ahead:
+                self.ahead[step] = self.pool.submit(draw_batch, self.data, self.config, step)
+        return self.ahead.pop(self.step).result()
+
     @torch.no_grad()
     def held_out(self, batches: int = 3) -> dict[str, float]:
         """PSNR over patches of heads that nothing learned from, shown by the codes of their parameters."""
@@ -469,8 +527,8 @@ class Trainer:
             return {}
         raw, image = [], []
         for i in range(batches):
-            batch = draw_batch(self.data, self.config, i, held_out=True)
-            random = torch.Generator().manual_seed(i)
+            batch = draw_batch(self.data, self.config, i, held_out=True).to(self.device)
+            random = torch.Generator(self.device).manual_seed(i)
             seen = show(self.ema, self.light, self.data, batch, self.config, random)
             small = F.avg_pool2d(batch.patch[:, :3], batch.patch.shape[-1] // self.config.patch) * 2 - 1
             raw.append(float(losses.psnr(seen.raw, small)))
@@ -506,15 +564,55 @@ class Trainer:
                     value.copy_(old[key])
                 elif ".torgb." in key and ".affine." not in key:
                     value.zero_()
+            if f"backbone.synthesis.b{self.config.start}.conv0.weight" in old:
+                start_later(old, dict(network.named_parameters()), network.spec, self.mean_w(network))
         self.light.load_state_dict(state["light"])
 
     @torch.no_grad()
-    def shipped(self, samples: int = 4096) -> Generator:
+    def mean_w(self, network: Generator, samples: int = 4096) -> Float[Tensor, "1 w"]:
+        """The mean of w over the density of codes."""
+        z = torch.randn(samples, network.spec.mapping.z_dim, generator=torch.Generator().manual_seed(0))
+        w = network.backbone.mapping(z.to(self.device), torch.zeros(samples, 25, device=self.device))
+        return w.mean(0, keepdim=True)
+
+    @torch.no_grad()
+    def shipped(self) -> Generator:
         """The running mean as a generator to use, with the mean of w over the density of codes."""
-        z = torch.randn(samples, self.generator.spec.mapping.z_dim, generator=torch.Generator().manual_seed(0))
-        w = self.ema.backbone.mapping(z, torch.zeros(samples, 25))
-        self.ema.backbone.mapping.w_avg.copy_(w.mean(0))
+        self.ema.backbone.mapping.w_avg.copy_(self.mean_w(self.ema)[0])
         return self.ema
+
+
+@torch.no_grad()
+def start_later(
+    old: Mapping[str, Tensor], new: Mapping[str, Tensor], spec: GeneratorSpec, w: Float[Tensor, "1 w"]
+) -> None:
+    """Cut the first blocks off a backbone: its constant becomes what they make of the mean head.
+
+    A larger constant learns detail faster, texel by texel. What the first blocks drew into the planes goes to the first
+    ToRGB that is left, by least squares over the mean head's texels. `old` names the tensors of the backbone as it
+    was, `new` those of the shorter one, which are changed in place.
+    """
+    first = spec.backbone.sides[0]
+    x: Tensor | None = None
+    image: Tensor | None = None
+    side = min(int(k.split(".b")[1].split(".")[0]) for k in old if k.endswith(".const"))
+    while True:
+        name = f"backbone.synthesis.b{side}"
+        x = old[f"{name}.const"][None] if x is None else layer(old, f"{name}.conv0", x, w, up=True, clamp=None)
+        if side == first:
+            new[f"{name}.const"].copy_(x[0])
+        x = layer(old, f"{name}.conv1", x, w, up=False, clamp=None)
+        rgb = to_rgb(old, f"{name}.torgb", x, w, clamp=None).permute(0, 2, 3, 1)
+        image = rgb if image is None else double(image) + rgb
+        if side == first:
+            break
+        side *= 2
+    style = affine(old, f"{name}.torgb.affine", w) / x.shape[1] ** 0.5
+    inputs = (x * style[:, :, None, None])[0].flatten(1).T
+    inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], dim=1)
+    found = torch.linalg.lstsq(inputs, image.reshape(len(inputs), -1)).solution
+    new[f"{name}.torgb.weight"].copy_(found[:-1].T[:, :, None, None])
+    new[f"{name}.torgb.bias"].copy_(found[-1])
 
 
 def _waves(channels: int, side: int, spread: float) -> Float[Tensor, "channels side side"]:
@@ -530,19 +628,32 @@ def _frozen(name: str) -> bool:
 
 
 def run(
-    data: Data, config: TrainConfig, out: Path, minutes: float, start_from: Path | None = None, save_every: float = 4.0
+    data: Data,
+    config: TrainConfig,
+    out: Path,
+    minutes: float,
+    start_from: Path | None = None,
+    device: str = "cpu",
+    workers: int = 0,
+    save_every: float = 4.0,
 ) -> Trainer:
-    """Train until the steps or the minutes are over; resumes what `out` holds, or grows the run in `start_from`."""
+    """Train until the steps or the minutes are over, or until it is told to stop (SIGTERM).
+
+    Resumes what `out` holds, or grows the run in `start_from`.
+    """
     start = saved = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(data, config)
+    trainer = Trainer(data, config, device, workers)
     if (out / "state.pt").exists():
-        trainer.load(torch.load(out / "state.pt", weights_only=True))
+        trainer.load(torch.load(out / "state.pt", map_location=device, weights_only=True))
         print(f"going on at step {trainer.step}", flush=True)
     elif start_from is not None:
-        trainer.grow(torch.load(start_from / "state.pt", weights_only=True))
+        trainer.grow(torch.load(start_from / "state.pt", map_location=device, weights_only=True))
     means: dict[str, float] = {}
-    while trainer.step < config.steps and time.monotonic() - start < minutes * 60:
+    stopped = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    while trainer.step < config.steps and time.monotonic() - start < minutes * 60 and not stopped.is_set():
         began = time.monotonic()
         found = trainer.take_step()
         found["seconds"] = time.monotonic() - began
@@ -579,12 +690,15 @@ def main() -> None:
     parser.add_argument("--start-from", type=Path, help="folder of a run with smaller planes, to grow it")
     parser.add_argument("--cache", type=Path, help="folder for decoded pictures (about 3 GB)")
     parser.add_argument("--threads", type=int, help="processor threads")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: a GPU when there is one")
+    parser.add_argument("--workers", type=int, default=0, help="threads that prepare batches (with a GPU: 8 or more)")
     for field in fields(TrainConfig):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
     options = vars(parser.parse_args())
-    data, out, minutes, cache, threads, start_from = (
-        options.pop(k) for k in ("data", "out", "minutes", "cache", "threads", "start_from")
-    )
+    names = ("data", "out", "minutes", "cache", "threads", "start_from", "device", "workers")
+    data, out, minutes, cache, threads, start_from, device, workers = (options.pop(k) for k in names)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     if threads:
         torch.set_num_threads(threads)
     config = TrainConfig(**options)
@@ -592,7 +706,7 @@ def main() -> None:
     loaded = load_data(data, config, cache)
     print(f"{len(loaded.numbers)} heads, {loaded.table.shape[1]} features, hull {loaded.hull.float().mean():.2f} of the"
           f" box, core {len(loaded.core)} cells, read in {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
-    run(loaded, config, out, minutes, start_from)
+    run(loaded, config, out, minutes, start_from, device, workers)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,30 @@ def test_batches_depend_on_the_step_alone_and_visit_every_head(data: Data) -> No
     assert len(seen) == 6
 
 
+def test_threads_that_prepare_batches_change_nothing(data: Data) -> None:
+    plain, ahead = Trainer(data, TINY), Trainer(data, TINY, workers=2)
+    assert [plain.take_step() for _ in range(3)] == [ahead.take_step() for _ in range(3)]
+
+
+def test_cutting_the_first_blocks_off_keeps_the_mean_head(data: Data) -> None:
+    whole = Trainer(data, replace(TINY, widths="16,16,12"))
+    for _ in range(3):
+        whole.take_step()
+    cut = Trainer(data, replace(TINY, start=8, widths="16,12"))
+    cut.grow(whole.state())
+    w = whole.mean_w(whole.generator)
+    old, new = (
+        planes_table(
+            dict(t.generator.named_parameters()),
+            t.generator.spec,
+            w[:, None].expand(-1, t.generator.num_ws, -1),
+            torch.float32,
+        )
+        for t in (whole, cut)
+    )
+    assert (old - new).norm() < 0.25 * (old - old.mean()).norm()  # least squares over 64 texels for what was cut off
+
+
 def test_the_total_is_the_weighted_sum_and_every_weight_matters(data: Data) -> None:
     terms = {name: torch.tensor(float(10**i)) for i, name in enumerate(("raw", "single", "image", "pyramid"))}
     terms |= {name: torch.tensor(1.0) for name in ("alpha", "light", "empty", "solid")}
