@@ -72,6 +72,10 @@ def invert(
         )
         ws, camera, history = found.ws, found.camera, list(found.history)
         resume = None
+        if found.steps < config.latent.steps:
+            reason = f"stopped on request after {found.steps} latent steps"
+            tuned = tuning.Tuned(copy.deepcopy(work), reason)
+            return conclude(work, tuned, ws, camera, target, config, history)
     distance = load_distance(config.perceptual, "tuning", device)
     tuned = yield from tuning.tune(
         work, ws, camera, target, config, distance, face, seed, should_stop, resume, keep, history

@@ -57,6 +57,8 @@ class Latent:
     noises: Mapping[str, Float[Tensor, "r r"]]
     """The noise images found with the code, by buffer name; empty where the generator uses none."""
     history: tuple[Step, ...]
+    steps: int
+    """Steps done; fewer than asked for when it was stopped."""
 
 
 @torch.no_grad()
@@ -203,7 +205,7 @@ def find_latent(
     ws = _broadcast(code.detach(), generator.num_ws).clone()
     final = {name: noise.detach().clone() for name, noise in noises.items()}
     _install(generator, final)
-    return Latent(ws, found, final, tuple(history))
+    return Latent(ws, found, final, tuple(history), done)
 
 
 COARSE = 32

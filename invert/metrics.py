@@ -64,11 +64,12 @@ def _at_256(
 def depth_moved(
     before: Generator, after: Generator, ws: Float[Tensor, "1 l w"], camera: Camera, side: int | None = None
 ) -> dict[str, float]:
-    """How far tuning moved the surface, world units along the ray.
+    """How far tuning moved the surface, world units along the ray; maps of `side` pixels (at most 64 by default).
 
     `input` is the median of |depth after - depth before| over the pixels that are solid (alpha > 0.5) in both, at the
     photo's camera; `sides` that of the views of `SIDE_VIEWS`, all pixels together; `median` that of all five views.
     """
+    side = side or min(64, after.spec.neural_resolution)
     focal = camera.intrinsics[:1, 0, 0]
     sides = [orbit(yaw, pitch, focal=focal) for yaw, pitch in SIDE_VIEWS]
     planes_before, planes_after = before.planes(ws), after.planes(ws)

@@ -160,8 +160,15 @@ def test_stopping_keeps_what_there_is() -> None:
     assert "stopped" in early.reason
     assert early.ws.shape == whole.ws.shape
     assert [s.losses for s in early.history] == [s.losses for s in whole.history[:3]]
-    # and it can go on from there
-    resumed, _ = run(generator, crop, resume=states[0])
+    # and it can go on from the last state that was handed out
+    resumed, _ = run(generator, crop, resume=states[-1])
+    assert same(whole, resumed)
+    left = iter([False] * 11 + [True] * 99)
+    states.clear()
+    late, steps = run(generator, crop, should_stop=lambda: next(left), on_state=states.append)
+    assert [s.stage for s in steps] == ["latent"] * 8 + ["tuning"] * 3
+    assert "stopped" in late.reason
+    resumed, _ = run(generator, crop, resume=states[-1])
     assert same(whole, resumed)
 
 
