@@ -321,17 +321,17 @@ def discriminator_settings(spec: Any) -> dict[str, Any]:
 
 
 def official_file(generator: Any, discriminator: Any = None, style: Style = Style(), **options: Any) -> bytes:
-    """A snapshot in the official structure of networks of ours, as G_ema and G (whose weights differ) and D."""
+    """A snapshot in the official structure of networks of ours: G_ema and, beside a D, a G whose weights differ."""
     buffers = frozenset(name for name, _ in generator.named_buffers())
     state = {name: tensor.detach() for name, tensor in generator.state_dict().items()}
     kwargs = official_settings(generator.spec)
     options = {"neural_resolution": generator.spec.neural_resolution, **options}
     options.setdefault("plane_axes", PLANE_AXES[generator.spec.plane_layout])
     with pretended_modules() as names:
-        trees: dict[str, Any] = {
-            "G": generator_tree({n: t + 1 for n, t in state.items()}, buffers, kwargs, style, names, **options)
-        }
+        trees: dict[str, Any] = {}
         if discriminator is not None:
+            other = {name: tensor + 1 for name, tensor in state.items()}
+            trees["G"] = generator_tree(other, buffers, kwargs, style, names, **options)
             own = frozenset(name for name, _ in discriminator.named_buffers())
             arguments = discriminator_settings(discriminator.spec)
             trees["D"] = discriminator_tree(discriminator.state_dict(), own, arguments, style, names)
