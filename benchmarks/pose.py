@@ -13,9 +13,9 @@ the pictures, which are taken for aligned crops (RGBA ones are put on grey). Pri
                     per cent of the side; corner: the farthest corner's distance, which adds the roll
     sigma           the standard deviation that the estimator itself gives (yaw and pitch together)
 
-FFHQ's labels and the synthetic heads have different ideas of straight ahead (`pose_estimation/frames.py`): a source with
-parameters of heads beside its pictures (`params/`) is measured in the embedded prior's frame, any other in FFHQ's,
-unless --frame says otherwise.
+FFHQ's labels and the synthetic heads have different ideas of straight ahead (`pose_estimation/frames.py`): a source
+with parameters of heads beside its pictures (`params/`) is measured in the embedded prior's frame, any other in
+FFHQ's, unless --frame says otherwise.
 
 Then medians over all pictures and those within --max-yaw. Wide-lens pictures (focal length under 4) are left out.
 """
@@ -141,11 +141,13 @@ def summary(title: str, rows: list[Row]) -> None:
     middle = {f.name: np.median([abs(getattr(r, f.name)) for r in seen]) if seen else math.nan for f in fields(Row)}
     error = np.array([r.error for r in rows])
     print(
-        f"{title}: {len(rows)} pictures, {len(rows) - len(seen)} undetected; error median {np.median(error):.2f}, mean of the "
-        f"detected {np.mean([r.error for r in seen]):.2f}, 90 % {np.percentile(error, 90):.2f}; straight {middle['straight']:.2f}; "
+        f"{title}: {len(rows)} pictures, {len(rows) - len(seen)} undetected; error median {np.median(error):.2f}, "
+        f"mean of the detected {np.mean([r.error for r in seen]):.2f}, 90 % {np.percentile(error, 90):.2f}; "
+        f"straight {middle['straight']:.2f}; "
         f"|yaw| off {np.median([abs(r.found_yaw - r.yaw) for r in seen]):.2f}, "
         f"pitch off {np.median([r.found_pitch - r.pitch for r in seen]):+.2f} (signed median), "
-        f"scale {middle['scale']:.2f} % ({np.median([r.scale for r in seen]):+.2f} signed), shift {middle['shift']:.2f} %, "
+        f"scale {middle['scale']:.2f} % ({np.median([r.scale for r in seen]):+.2f} signed), "
+        f"shift {middle['shift']:.2f} %, "
         f"corner {middle['corner']:.2f} %, sigma {middle['sigma']:.2f}, {middle['seconds']:.2f} s"
     )
 
@@ -183,10 +185,11 @@ def main() -> None:
             rows.append(row)
             if not options.quiet:
                 print(
-                    f"{name:32s} label {row.yaw:+6.1f} {row.pitch:+6.1f}  found {row.found_yaw:+6.1f} {row.found_pitch:+6.1f} "
-                    f"roll {row.roll:+5.1f}  error {row.error:6.2f} straight {row.straight:6.2f}  scale {row.scale:+5.1f} % "
-                    f"shift {row.shift:4.1f} % corner {row.corner:4.1f} %  residual {row.residual:4.2f} % sigma {row.sigma:4.1f} "
-                    f"{row.seconds:4.2f} s"
+                    f"{name:32s} label {row.yaw:+6.1f} {row.pitch:+6.1f}  "
+                    f"found {row.found_yaw:+6.1f} {row.found_pitch:+6.1f} roll {row.roll:+5.1f}  "
+                    f"error {row.error:6.2f} straight {row.straight:6.2f}  scale {row.scale:+5.1f} % "
+                    f"shift {row.shift:4.1f} % corner {row.corner:4.1f} %  residual {row.residual:4.2f} % "
+                    f"sigma {row.sigma:4.1f} {row.seconds:4.2f} s"
                 )
         summary(f"{source.name}", rows)
         summary(f"{source.name}, yaw within {options.max_yaw:g}", [r for r in rows if abs(r.yaw) <= options.max_yaw])

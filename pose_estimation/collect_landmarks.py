@@ -2,11 +2,10 @@
 
     python -m headlift.pose_estimation.collect_landmarks heads-00.zip heads-01.zip ... --out landmarks.npz
 
-Each archive is in EG3D's dataset form: RGBA pictures and `dataset.json` with `labels: [[name, 25 numbers], ...]`, picture
-n showing head n // views. Each picture is put on backgrounds of several kinds and, half of the time or from the second pass on, blurred,
-darkened, tinted, compressed and turned, since the points that a photo gives scatter more than those of a clean render.
-Written: `head`, `picture`, `label`, `points` and
-`keys` (fractions of the side, z likewise), `chips` (the clean face with its opacity, as the regression's network sees
+Each archive is in EG3D's dataset form: RGBA pictures and `dataset.json` with `labels: [[name, 25 numbers], ...]`,
+picture n showing head n // views. Each picture is put on backgrounds of several kinds and, half of the time or from the
+second pass on, blurred, darkened, tinted, compressed and turned, since the points that a photo gives scatter more
+than those of a clean render. Written: `head`, `picture`, `label`, `points` and `keys` (fractions of the side, z likewise), `chips` (the clean face with its opacity, as the regression's network sees
 it), one row for each pass that saw a face. The template that normalises, and the mesh's mirror order, are those of the
 model file that is there: they carry over from one to the next.
 """
@@ -33,7 +32,7 @@ from headlift.pose_estimation.warp import blur, resize, similarity, warp
 WORK = 288
 
 
-def pictures(archive: Path) -> Iterator[tuple[str, Float[np.ndarray, "25"], UInt8[np.ndarray, "h w 4"]]]:
+def pictures(archive: Path) -> Iterator[tuple[str, Float[np.ndarray, " 25"], UInt8[np.ndarray, "h w 4"]]]:
     """Name, label and RGBA pixels of each labelled picture of an archive."""
     from PIL import Image
 
@@ -109,13 +108,15 @@ def collect(archives: list[Path], passes: int, views: int, wide_yaw: float) -> d
                 rows["keys"].append((keys - matrix[:, 2]) @ back.T / WORK)
                 rows["chips"].append(_chip(rgba, flat / WORK, template))
                 rows["points"].append(np.concatenate([flat, points[:, 2:]], axis=1) / WORK)
-    return {key: np.array(value, dtype=np.float32 if key in ("points", "keys") else None) for key, value in rows.items()}
+    return {
+        key: np.array(value, dtype=np.float32 if key in ("points", "keys") else None) for key, value in rows.items()
+    }
 
 
 def _chip(
     rgba: UInt8[np.ndarray, "h w 4"], points: Float[np.ndarray, "478 2"], template: Float[np.ndarray, "468 2"]
 ) -> UInt8[np.ndarray, "c c 2"]:
-    """The clean face as `regression.chip` cuts it, grey times opacity and opacity; `points` in fractions of the side."""
+    """The clean face as `regression.chip` cuts it, grey times opacity and opacity; `points` are fractions."""
     opacity = rgba[..., 3:] / 255.0
     grey = (rgba[..., :3] * opacity) @ (0.299, 0.587, 0.114)
     both = np.stack([grey, rgba[..., 3]], axis=2).astype(np.float32)

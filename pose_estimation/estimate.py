@@ -46,8 +46,8 @@ def estimate(photo: UInt8[np.ndarray, "h w 3"], config: PoseConfig | None = None
     turned = math.degrees(abs(fitted.yaw))
     if turned > config.max_yaw and not config.force:
         raise FaceError(
-            f"The face is turned {turned:.0f} degrees to the side, more than the limit of {config.max_yaw:.0f}: half of "
-            "it cannot be seen. Take a photo from further in front, or go on regardless with --force."
+            f"The face is turned {turned:.0f} degrees to the side, more than the limit of {config.max_yaw:.0f}: "
+            "half of it cannot be seen. Take a photo from further in front, or go on regardless with --force."
         )
     pixels = cut(photo, fitted.similarity, config.crop_size)
     mask = head_mask(pixels, fitted.similarity.apply(points[:POINTS, :2]))

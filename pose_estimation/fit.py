@@ -5,8 +5,8 @@ head model. What is minimised is the negative logarithm of a posterior,
 
     sum_i rho(|p_i - S^-1(proj(camera, X_i(c)))|^2 / s_i^2) / kappa + |c|^2 + (u - g)^T C^-1 (u - g),
 
-with the points p_i (normalised to about the crop's scale), their noise s_i, the coefficients c, the guess (g, C) of a learned regression for the other
-unknowns u, and rho the negative log-likelihood of Student's t (nu = 4): a few points that went astray do not count. The
+with the points p_i (normalised to about the crop's scale), their noise s_i, the coefficients c, the guess (g, C) of a
+learned regression for the other unknowns u, and rho the negative log-likelihood of Student's t (nu = 4): a few points that went astray do not count. The
 points' errors are not independent of each other; kappa says how many points are worth one. Gauss-Newton with iterated
 weights; the inverse of the normal matrix is the covariance.
 """
@@ -36,7 +36,7 @@ class Fit:
     """Radians."""
     similarity: Similarity
     """Photo pixels to crop fractions."""
-    coefficients: Float[np.ndarray, "k"]
+    coefficients: Float[np.ndarray, " k"]
     """Of the head model's components."""
     points: Float[np.ndarray, "468 3"]
     """The fitted head's points, world units."""
@@ -65,7 +65,9 @@ def fit(
     precision = np.zeros((6, 6)) if guess is None else np.linalg.inv(guess.covariance)
     coefficients = np.zeros(len(model.basis))
     if guess is None:  # the mean face first: far from the truth, a free shape would follow the wrong camera
-        unknowns, coefficients, _, _ = _descend(moved, unknowns, coefficients, 1e6, model, guess, precision, kappa, steps)
+        unknowns, coefficients, _, _ = _descend(
+            moved, unknowns, coefficients, 1e6, model, guess, precision, kappa, steps
+        )
     unknowns, coefficients, error, normal = _descend(
         moved, unknowns, coefficients, 1.0, model, guess, precision, kappa, steps
     )
@@ -88,17 +90,15 @@ def fit(
 
 def _descend(
     moved: Float[np.ndarray, "468 2"],
-    unknowns: Float[np.ndarray, "6"],
-    coefficients: Float[np.ndarray, "k"],
+    unknowns: Float[np.ndarray, " 6"],
+    coefficients: Float[np.ndarray, " k"],
     stiffness: float,
     model: HeadModel,
     guess: Guess | None,
     precision: Float[np.ndarray, "6 6"],
     kappa: float,
     steps: int,
-) -> tuple[
-    Float[np.ndarray, "6"], Float[np.ndarray, "k"], Float[np.ndarray, "468 2"], Float[np.ndarray, "u u"]
-]:
+) -> tuple[Float[np.ndarray, " 6"], Float[np.ndarray, " k"], Float[np.ndarray, "468 2"], Float[np.ndarray, "u u"]]:
     """Levenberg and Marquardt's descent; returns the unknowns, coefficients, errors and the normal matrix at the end.
 
     `stiffness` weighs the squared coefficients: 1 for the prior as it is, more to hold the shape at the mean.
@@ -144,8 +144,8 @@ def _descend(
 
 def _errors(
     moved: Float[np.ndarray, "468 2"],
-    unknowns: Float[np.ndarray, "6"],
-    coefficients: Float[np.ndarray, "k"],
+    unknowns: Float[np.ndarray, " 6"],
+    coefficients: Float[np.ndarray, " k"],
     model: HeadModel,
 ) -> tuple[Float[np.ndarray, "468 2"], Float[np.ndarray, "468 2 u"]]:
     """Found minus fitted normalised points, and the derivatives with respect to all unknowns.
@@ -169,6 +169,6 @@ def _errors(
     return moved - fitted, slopes
 
 
-def _weights(scaled: Float[np.ndarray, "468 2"]) -> Float[np.ndarray, "468"]:
+def _weights(scaled: Float[np.ndarray, "468 2"]) -> Float[np.ndarray, " 468"]:
     """Of Student's t with two coordinates a point: (nu + 2) / (nu + |e|^2)."""
     return (_NU + 2) / (_NU + (scaled**2).sum(axis=1))

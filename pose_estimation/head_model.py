@@ -28,7 +28,7 @@ normalised points to the crop: turn (radians), logarithm of the scale, shift (cr
 class Guess:
     """A Gaussian over `UNKNOWNS`."""
 
-    mean: Float[np.ndarray, "6"]
+    mean: Float[np.ndarray, " 6"]
     covariance: Float[np.ndarray, "6 6"]
 
 
@@ -40,23 +40,23 @@ class HeadModel:
     """Mean face, world units."""
     basis: Float[np.ndarray, "k 468 3"]
     """Principal components, each times its standard deviation: coefficients are standard normal."""
-    noise: Float[np.ndarray, "468"]
+    noise: Float[np.ndarray, " 468"]
     """What the model leaves unexplained of a found point at the true camera: standard deviation, crop fractions."""
     template: Float[np.ndarray, "468 2"]
     """The frontal face that points are normalised to, crop fractions about its own centre."""
     features: Float[np.ndarray, "d f"]
     """From the normalised coordinates (less their mean) to whitened features."""
-    features_mean: Float[np.ndarray, "d"]
-    features_scale: Float[np.ndarray, "f"]
+    features_mean: Float[np.ndarray, " d"]
+    features_scale: Float[np.ndarray, " f"]
     """Of the features on their way into the network."""
     ridge: Float[np.ndarray, "f+1 6"]
     """Of the linear regression from features to `UNKNOWNS`, offsets in the last row."""
-    network: Mapping[str, Float[np.ndarray, "..."]]
+    network: Mapping[str, Float[np.ndarray, ...]]
     """Of the network that corrects it (`regression.network`)."""
     guess_covariance: Float[np.ndarray, "6 6"]
     """Of the regression's errors on heads it was not trained on."""
 
-    def shape(self, coefficients: Float[np.ndarray, "k"]) -> Float[np.ndarray, "468 3"]:
+    def shape(self, coefficients: Float[np.ndarray, " k"]) -> Float[np.ndarray, "468 3"]:
         """World positions of the points of one head."""
         return self.mean + np.tensordot(coefficients, self.basis, axes=1)
 
@@ -72,8 +72,8 @@ def load_head_model() -> HeadModel:
     return HeadModel(network=network, **single)
 
 
-def orbit_axes(yaw: float, pitch: float) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]]:
-    """Rotation from camera to world (columns right, down, forward) and position of EG3D's FFHQ camera at these angles."""
+def orbit_axes(yaw: float, pitch: float) -> tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, " 3"]]:
+    """Rotation from camera to world (columns right, down, forward) and position of EG3D's FFHQ camera."""
     origin = FFHQ_RADIUS * np.array([np.cos(pitch) * np.sin(yaw), np.sin(pitch), np.cos(pitch) * np.cos(yaw)])
     forward = np.array(FFHQ_PIVOT) - origin
     forward /= np.linalg.norm(forward)
@@ -98,7 +98,7 @@ def project(
 
 def normalise(
     points: Float[np.ndarray, "468 2"], template: Float[np.ndarray, "468 2"]
-) -> tuple[Float[np.ndarray, "468 2"], complex, Float[np.ndarray, "2"]]:
+) -> tuple[Float[np.ndarray, "468 2"], complex, Float[np.ndarray, " 2"]]:
     """Points brought onto the template by the best similarity (Procrustes): normalised points, the complex number that
     turned and scaled them about their mean, and that mean."""
     center = points.mean(axis=0)

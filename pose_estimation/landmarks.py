@@ -31,7 +31,7 @@ _runs = ((0.04, 1.8, 0.015, -0.01), (-0.06, 2.0, -0.015, 0.02))
 
 
 @functools.cache
-def mirror_order() -> Int[np.ndarray, "478"]:
+def mirror_order() -> Int[np.ndarray, " 478"]:
     """Index of each point's mirror image: point i of a mirrored photo is point `mirror_order()[i]` of the photo."""
     source = resources.files("headlift.pose_estimation.data").joinpath("head_model.npz")
     with resources.as_file(source) as path, np.load(path, allow_pickle=False) as arrays:
@@ -60,7 +60,7 @@ def _search(photo: UInt8[np.ndarray, "h w 3"], box: Box) -> Float[np.ndarray, "4
     return None
 
 
-def _is_inside(points: Float[np.ndarray, "478 3"], center: Float[np.ndarray, "2"], extent: float) -> bool:
+def _is_inside(points: Float[np.ndarray, "478 3"], center: Float[np.ndarray, " 2"], extent: float) -> bool:
     """Whether the mesh lies on the face that was asked for, not on a neighbour's."""
     return bool(np.linalg.norm(points[:468, :2].mean(axis=0) - center) < 0.5 * extent)
 
@@ -91,7 +91,7 @@ def refine(
 
 
 def _look(
-    photo: UInt8[np.ndarray, "h w 3"], center: Float[np.ndarray, "2"], side: float, angle: float, mirror: bool
+    photo: UInt8[np.ndarray, "h w 3"], center: Float[np.ndarray, " 2"], side: float, angle: float, mirror: bool
 ) -> tuple[Float[np.ndarray, "478 3"] | None, Float[np.ndarray, "8 2"] | None]:
     """Mesh and key points in a square cut of `side` photo pixels about `center`, turned clockwise by `angle`."""
     cut, matrix = _cut(photo, center, side, angle)
@@ -106,7 +106,7 @@ def _look(
 
 
 def _cut(
-    photo: UInt8[np.ndarray, "h w 3"], center: Float[np.ndarray, "2"], side: float, angle: float
+    photo: UInt8[np.ndarray, "h w 3"], center: Float[np.ndarray, " 2"], side: float, angle: float
 ) -> tuple[UInt8[np.ndarray, "c c 3"], Float[np.ndarray, "2 3"]]:
     """A square cut of `side` photo pixels about `center`, and the similarity from photo pixels to its own."""
     matrix = similarity(angle, SIDE / side, center, np.array([SIDE / 2, SIDE / 2]))

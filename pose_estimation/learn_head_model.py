@@ -26,7 +26,15 @@ from torch import Tensor
 from headlift.eg3d.camera import FFHQ_FOCAL, FFHQ_RADIUS
 from headlift.pose_estimation.head_model import POINTS, load_head_model, orbit_axes, project
 from headlift.pose_estimation.landmarks import mirror_order
-from headlift.pose_estimation.regression import CHIP, MIRRORED, SCALES, coordinates, mirror_rows, network, network_features
+from headlift.pose_estimation.regression import (
+    CHIP,
+    MIRRORED,
+    SCALES,
+    coordinates,
+    mirror_rows,
+    network,
+    network_features,
+)
 
 COMPONENTS = 40
 """Of the shape."""
@@ -42,9 +50,9 @@ BATCH = 64
 class Marks:
     """Found points of n pictures in FFHQ cameras, crop fractions, with the cameras' true angles (radians)."""
 
-    head: Int[np.ndarray, "n"]
-    yaw: Float[np.ndarray, "n"]
-    pitch: Float[np.ndarray, "n"]
+    head: Int[np.ndarray, " n"]
+    yaw: Float[np.ndarray, " n"]
+    pitch: Float[np.ndarray, " n"]
     points: Float[np.ndarray, "n 468 2"]
     keys: Float[np.ndarray, "n 8 2"]
     chips: UInt8[np.ndarray, "n c c 2"]
@@ -77,9 +85,7 @@ def read(files: list[Path]) -> Marks:
     return Marks(head, yaw, pitch, convert(points[:, :POINTS]), convert(keys), chips)
 
 
-def triangulate(
-    marks: Marks, expected: Float[np.ndarray, "468 3"], stiffness: float
-) -> Float[np.ndarray, "468 3"]:
+def triangulate(marks: Marks, expected: Float[np.ndarray, "468 3"], stiffness: float) -> Float[np.ndarray, "468 3"]:
     """Points of one head, world units: nearest to the rays of all views, and a little to what is expected.
 
     The far side of a turned face is guessed by the mesh rather than seen, so its rays count less.
@@ -96,7 +102,9 @@ def triangulate(
     return np.linalg.solve(total, moment[..., None])[..., 0]
 
 
-def learn_shape(marks: Marks) -> tuple[Float[np.ndarray, "468 3"], Float[np.ndarray, "k 468 3"], Float[np.ndarray, "468"]]:
+def learn_shape(
+    marks: Marks,
+) -> tuple[Float[np.ndarray, "468 3"], Float[np.ndarray, "k 468 3"], Float[np.ndarray, " 468"]]:
     """Mean, components (each times its standard deviation) and noise (crop fractions) of the landmark model."""
     heads = [marks[marks.head == h] for h in np.unique(marks.head)]
     near = marks[np.abs(marks.yaw) < 0.5]
@@ -132,7 +140,7 @@ def rows_and_answers(
     return np.where(np.isnan(found), np.nanmean(found, axis=0), found), np.array(answers)
 
 
-def whiten(rows: Float[np.ndarray, "n d"], count: int) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray, "d f"]]:
+def whiten(rows: Float[np.ndarray, "n d"], count: int) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d f"]]:
     """Mean, and the map to `count` principal components of unit variance."""
     mean = rows.mean(axis=0)
     values, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
@@ -142,9 +150,7 @@ def whiten(rows: Float[np.ndarray, "n d"], count: int) -> tuple[Float[np.ndarray
 def learn_ridge(features: Float[np.ndarray, "n f"], answers: Float[np.ndarray, "n 6"]) -> Float[np.ndarray, "f+1 6"]:
     """Linear regression, shrunk; offsets in the last row."""
     design = np.concatenate([features, np.ones((len(features), 1))], axis=1)
-    return np.linalg.solve(
-        design.T @ design + RIDGE * len(design) * np.eye(design.shape[1]), design.T @ answers
-    )
+    return np.linalg.solve(design.T @ design + RIDGE * len(design) * np.eye(design.shape[1]), design.T @ answers)
 
 
 def learn_network(
@@ -199,7 +205,9 @@ def disturb(chips: Float[Tensor, "n 2 c c"], generator: torch.Generator) -> Floa
     theta = torch.cat([move.reshape(-1, 2, 2), between(-0.03, 0.03, 2, 1)], dim=2)
     grid = torch.nn.functional.affine_grid(theta, [count, 2, size, size], align_corners=False)
     grey, opacity = torch.nn.functional.grid_sample(chips, grid, align_corners=False).split(1, dim=1)
-    mottle = torch.nn.functional.interpolate(torch.randn(count, 1, 5, 5, generator=generator), (size, size), mode="bicubic")
+    mottle = torch.nn.functional.interpolate(
+        torch.randn(count, 1, 5, 5, generator=generator), (size, size), mode="bicubic"
+    )
     image = grey + (1 - opacity) * (between(0, 1) + between(0, 0.35) * mottle).clamp(0, 1)
     image = image.clamp(1e-3, 1) ** between(0.6, 1.6) * between(0.6, 1.2)
     image = image + between(-0.5, 1).clamp(min=0) * (torch.nn.functional.avg_pool2d(image, 3, 1, 1) - image)
@@ -210,9 +218,13 @@ def disturb(chips: Float[Tensor, "n 2 c c"], generator: torch.Generator) -> Floa
     return torch.where(covered, between(0, 1).expand_as(image), image)
 
 
-def answer(model: dict[str, np.ndarray], rows: Float[np.ndarray, "n d"], chips: UInt8[np.ndarray, "n c c 2"]) -> np.ndarray:
+def answer(
+    model: dict[str, np.ndarray], rows: Float[np.ndarray, "n d"], chips: UInt8[np.ndarray, "n c c 2"]
+) -> np.ndarray:
     """What `regression.guess` would say of many faces, on grey."""
-    layers = {name.removeprefix("net_"): torch.from_numpy(model[name]).float() for name in model if name.startswith("net_")}
+    layers = {
+        name.removeprefix("net_"): torch.from_numpy(model[name]).float() for name in model if name.startswith("net_")
+    }
     total = np.zeros((len(rows), 6))
     for given, flipped in ((rows, False), (mirror_rows(rows), True)):
         features = (given - model["features_mean"]) @ model["features"]
@@ -220,7 +232,9 @@ def answer(model: dict[str, np.ndarray], rows: Float[np.ndarray, "n d"], chips: 
         told = network_features(features, model["features_scale"])
         for part in np.array_split(np.arange(len(rows)), max(1, len(rows) // 256)):
             both = torch.from_numpy(chips[part]).float() / 255
-            faces = torch.nn.functional.avg_pool2d(both[..., :1].permute(0, 3, 1, 2) + (1 - both[..., 1])[:, None] * 0.6, 2)
+            faces = torch.nn.functional.avg_pool2d(
+                both[..., :1].permute(0, 3, 1, 2) + (1 - both[..., 1])[:, None] * 0.6, 2
+            )
             with torch.no_grad():
                 rest = network(layers, told[part], faces.flip(3) if flipped else faces)
             said[part] += rest.double().numpy() * SCALES
@@ -235,7 +249,9 @@ def learn_regression(
     mean, whitening = whiten(rows, FEATURES)
     scale = np.linalg.norm(whitening, axis=0) ** -0.3
     scale /= np.sqrt(np.mean(scale**2))
-    pairs = [((given - mean) @ whitening, said) for given, said in ((rows, answers), (mirror_rows(rows), answers * MIRRORED))]
+    pairs = [
+        ((given - mean) @ whitening, said) for given, said in ((rows, answers), (mirror_rows(rows), answers * MIRRORED))
+    ]
     ridge = learn_ridge(*pairs[0])
     told = torch.stack([network_features(features, scale) for features, _ in pairs])
     left = [(said - np.concatenate([f, np.ones((len(f), 1))], axis=1) @ ridge) / SCALES for f, said in pairs]
@@ -277,8 +293,8 @@ def main() -> None:
     )
     off = np.degrees(np.abs(errors)).mean(axis=0)
     sys.stdout.write(
-        f"{(~check).sum()} pictures learned from; mean error on {inside.sum()} others: yaw {off[0]:.2f}, pitch {off[1]:.2f}, "
-        f"turn {off[2]:.2f} degrees\n"
+        f"{(~check).sum()} pictures learned from; mean error on {inside.sum()} others: "
+        f"yaw {off[0]:.2f}, pitch {off[1]:.2f}, turn {off[2]:.2f} degrees\n"
     )
 
 

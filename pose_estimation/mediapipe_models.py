@@ -2,7 +2,7 @@
 
 All models lie inside MediaPipe's wheel, nothing is downloaded. Images are uint8 RGB, HWC; coordinates that come back
 are continuous pixels of the image that went in. The graphs are built once in a process and guarded by a lock, since
-they are neither re-entrant nor cheap to build. They run in their static mode, so that no call depends on an earlier one.
+they are neither re-entrant nor cheap to build. They run in their static mode: no call depends on an earlier one.
 
 MediaPipe's C++ side writes greetings to the process's stderr, past every Python setting. They are held back at the
 level of the file descriptor; everything that is not a known greeting is passed on.

@@ -20,8 +20,9 @@ from headlift.pose_estimation.head_model import POINTS, Guess, HeadModel, load_h
 from headlift.pose_estimation.landmarks import mirror_order
 from headlift.pose_estimation.warp import warp
 
-KAPPA = 30.0
-"""How many of the mesh's points are worth one independent measurement beside the guess (chosen on training heads)."""
+KAPPA = 300.0
+"""How many of the mesh's points are worth one independent measurement beside the guess: chosen on training heads so that
+the fit's covariance is as large as its errors."""
 CHIP = 80
 """Side in pixels of the picture of the face before it is halved for the network."""
 CHIP_EXTENT = 1.1
@@ -35,7 +36,7 @@ _GREY = np.array([0.299, 0.587, 0.114])
 
 def coordinates(
     points: Float[np.ndarray, "p d"], keys: Float[np.ndarray, "8 2"] | None, template: Float[np.ndarray, "468 2"]
-) -> tuple[Float[np.ndarray, "952"], complex, Float[np.ndarray, "2"]]:
+) -> tuple[Float[np.ndarray, " 952"], complex, Float[np.ndarray, " 2"]]:
     """The 468 points and 8 key points, normalised, in one row; with the factor and the centre of the normalisation.
 
     Missing key points (None) are NaN.
@@ -65,7 +66,9 @@ def chip_matrix(points: Float[np.ndarray, "p d"], template: Float[np.ndarray, "4
     return np.concatenate([linear, (CHIP / 2 - linear @ center)[:, None]], axis=1)
 
 
-def chip(photo: UInt8[np.ndarray, "h w 3"], points: Float[np.ndarray, "p d"], model: HeadModel) -> Float[Tensor, "1 1 c c"]:
+def chip(
+    photo: UInt8[np.ndarray, "h w 3"], points: Float[np.ndarray, "p d"], model: HeadModel
+) -> Float[Tensor, "1 1 c c"]:
     """The face as the network sees it: grey, in [0, 1], in the normalised frame."""
     cut = warp(photo, chip_matrix(points, model.template), (CHIP, CHIP), border="edge")
     grey = torch.from_numpy(cut.astype(np.float64) @ _GREY / 255).float()
@@ -87,7 +90,7 @@ def guess(
     return Guess((here + there) / 2, model.guess_covariance)
 
 
-def _ask(row: Float[np.ndarray, "952"], face: Float[Tensor, "1 1 c c"], model: HeadModel) -> Float[np.ndarray, "6"]:
+def _ask(row: Float[np.ndarray, " 952"], face: Float[Tensor, "1 1 c c"], model: HeadModel) -> Float[np.ndarray, " 6"]:
     features = (row - model.features_mean) @ model.features
     with torch.no_grad():
         rest = network(_layers(), network_features(features[None], model.features_scale), face)
@@ -99,7 +102,7 @@ def _layers() -> dict[str, Tensor]:
     return {name: torch.from_numpy(values).float() for name, values in load_head_model().network.items()}
 
 
-def network_features(features: Float[np.ndarray, "n f"], scale: Float[np.ndarray, "f"]) -> Float[Tensor, "n f"]:
+def network_features(features: Float[np.ndarray, "n f"], scale: Float[np.ndarray, " f"]) -> Float[Tensor, "n f"]:
     """Whitened features as the network takes them: the strong ones larger, outliers clipped."""
     return torch.from_numpy(np.clip(features * scale, -6, 6)).float()
 

@@ -1,4 +1,4 @@
-"""Whether a photo is likely to invert well, before minutes are spent on it: each doubt with its number and its limit."""
+"""Whether a photo is likely to invert well, before minutes are spent: each doubt with its number and its limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headlift.pose_estimation.warp import sharpness, warp
 from headlift.types import Face, Finding, Similarity, Verdict
 
 SMALLEST_CROP = 128.0
-"""Side of the crop in photo pixels: half of the embedded prior's 256, below which most of what is matched is invented."""
+"""Side of the crop in photo pixels: half of the embedded prior's 256; below, most of what is matched is invented."""
 LEAST_SHARPNESS = 0.30
 """`warp.sharpness` of the face at 256 pixels a crop."""
 MOST_CUT_OFF = 0.06
@@ -75,7 +75,8 @@ def _face_sharpness(photo: UInt8[np.ndarray, "h w 3"], face: Face, similarity: S
 
 
 def _at_least(name: str, value: float, limit: float, said: str) -> Finding:
-    return Finding(name, value, limit, value >= limit, said if value >= limit else f"{said}, at least {limit:g} is better")
+    ok = value >= limit
+    return Finding(name, value, limit, ok, said if ok else f"{said}, at least {limit:g} is better")
 
 
 def _at_most(name: str, value: float, limit: float, said: str) -> Finding:

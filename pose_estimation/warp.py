@@ -23,9 +23,9 @@ def _cv2() -> Any:
 
 
 def similarity(
-    angle: float, scale: float, source: Float[np.ndarray, "2"], target: Float[np.ndarray, "2"]
+    angle: float, scale: float, source: Float[np.ndarray, " 2"], target: Float[np.ndarray, " 2"]
 ) -> Float[np.ndarray, "2 3"]:
-    """The similarity that turns by `angle` (radians, clockwise on the screen), scales, and takes `source` to `target`."""
+    """The similarity that turns by `angle` (radians, clockwise on the screen), scales, takes `source` to `target`."""
     c, s = scale * math.cos(angle), scale * math.sin(angle)
     linear = np.array([[c, -s], [s, c]])
     return np.concatenate([linear, (target - linear @ source)[:, None]], axis=1)

@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from headlift.pose_estimation.crop import cut, inside_photo, paste_back, to_tensor, to_uint8
 from headlift.pose_estimation.masks import head_mask
 from headlift.pose_estimation.verdict import cut_off
 from headlift.pose_estimation.warp import guided_filter, sharpness, similarity, warp
 from headlift.types import Similarity
-from hypothesis import given
-from hypothesis import strategies as st
 
 turns = st.floats(-math.pi, math.pi)
 sides = st.floats(20, 3000)

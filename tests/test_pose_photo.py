@@ -10,6 +10,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from skimage import data
+
 from headlift.config import PoseConfig
 from headlift.eg3d.camera import project, rotation_angle, yaw_pitch
 from headlift.errors import FaceError
@@ -18,7 +20,6 @@ from headlift.pose_estimation.estimate import estimate, find_faces
 from headlift.pose_estimation.redetect import redetect
 from headlift.pose_estimation.warp import blur, resize, similarity, warp
 from headlift.types import Crop
-from skimage import data
 
 
 @functools.cache
@@ -205,7 +206,8 @@ def test_frames_differ_in_pitch_alone() -> None:
 
 def test_nothing_but_errors_is_written_to_stderr() -> None:
     code = (
-        "import os, sys; from skimage import data; from headlift.pose_estimation.mediapipe_models import face_mesh, person_mask;"
+        "import os; from skimage import data;"
+        "from headlift.pose_estimation.mediapipe_models import face_mesh, person_mask;"
         "image = data.astronaut()[:300, 80:380]; assert face_mesh(image) is not None; person_mask(image);"
         "os.write(2, b'kept')"
     )
