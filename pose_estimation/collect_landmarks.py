@@ -4,10 +4,11 @@
 
 Each archive is in EG3D's dataset form: RGBA pictures and `dataset.json` with `labels: [[name, 25 numbers], ...]`,
 picture n showing head n // views. Each picture is put on backgrounds of several kinds and, half of the time or from the
-second pass on, blurred, darkened, tinted, compressed and turned, since the points that a photo gives scatter more
-than those of a clean render. Written: `head`, `picture`, `label`, `points` and `keys` (fractions of the side, z likewise), `chips` (the clean face with its opacity, as the regression's network sees
-it), one row for each pass that saw a face. The template that normalises, and the mesh's mirror order, are those of the
-model file that is there: they carry over from one to the next.
+second pass on, blurred, darkened, tinted, compressed and turned, since the points that a photo gives scatter more than
+those of a clean render. Written: `head`, `picture`, `label`, `points` and `keys` (fractions of the side, z likewise),
+`chips` (the clean face with its opacity, as the regression's network sees it), one row for each pass that saw a face.
+The template that normalises, and the mesh's mirror order, are those of the model file that is there: they carry over
+from one to the next.
 """
 
 from __future__ import annotations

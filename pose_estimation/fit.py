@@ -6,9 +6,9 @@ head model. What is minimised is the negative logarithm of a posterior,
     sum_i rho(|p_i - S^-1(proj(camera, X_i(c)))|^2 / s_i^2) / kappa + |c|^2 + (u - g)^T C^-1 (u - g),
 
 with the points p_i (normalised to about the crop's scale), their noise s_i, the coefficients c, the guess (g, C) of a
-learned regression for the other unknowns u, and rho the negative log-likelihood of Student's t (nu = 4): a few points that went astray do not count. The
-points' errors are not independent of each other; kappa says how many points are worth one. Gauss-Newton with iterated
-weights; the inverse of the normal matrix is the covariance.
+learned regression for the other unknowns u, and rho the negative log-likelihood of Student's t (nu = 4): a few points
+that went astray do not count. The points' errors are not independent of each other; kappa says how many points are
+worth one. Gauss-Newton with iterated weights; the inverse of the normal matrix is the covariance.
 """
 
 from __future__ import annotations

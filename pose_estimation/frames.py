@@ -1,9 +1,9 @@
 """Two conventions for a face that looks straight ahead, and the way from one to the other.
 
-The head model is learned from synthetic heads, whose "straight ahead" is an artist's. FFHQ's published labels are
-those of a fitted face model whose mean face holds its chin further forward: against the five standard points that
-EG3D's crops of FFHQ were aligned to (centres of the eyes, tip of the nose, corners of the mouth), the mean
-synthetic face has to be turned up by 3.7 degrees. So the same photo has a camera 3.7 degrees higher in FFHQ's frame. What is fitted is
+The head model is learned from synthetic heads, whose "straight ahead" is an artist's. FFHQ's published labels are those
+of a fitted face model whose mean face holds its chin further forward: against the five standard points that EG3D's
+crops of FFHQ were aligned to (centres of the eyes, tip of the nose, corners of the mouth), the mean synthetic face has
+to be turned up by 3.7 degrees. So the same photo has a camera 3.7 degrees higher in FFHQ's frame. What is fitted is
 fitted in the synthetic frame, that of the embedded prior, and brought into FFHQ's afterwards.
 """
 

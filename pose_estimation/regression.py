@@ -21,8 +21,8 @@ from headlift.pose_estimation.landmarks import mirror_order
 from headlift.pose_estimation.warp import warp
 
 KAPPA = 300.0
-"""How many of the mesh's points are worth one independent measurement beside the guess: chosen on training heads so that
-the fit's covariance is as large as its errors."""
+"""How many of the mesh's points are worth one independent measurement beside the guess: chosen on training heads so
+that the fit's covariance is as large as its errors."""
 CHIP = 80
 """Side in pixels of the picture of the face before it is halved for the network."""
 CHIP_EXTENT = 1.1
