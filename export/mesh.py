@@ -204,10 +204,10 @@ def first_crossings(
 def mesh_from_density(sigma: Float[np.ndarray, "r r r"], box: float, level: float, walls: bool = False) -> Mesh:
     """The surface sigma = level of a density on the exact grid, world units, without colours.
 
-    Only the largest connected piece stays. Where the surface meets the cube's border it stays open, and faces that
-    lie flat within 1.5 cells + box / 256 of a border are cut away too (planes fade out there); with `walls` it is
-    closed along the border instead, and then watertight. Normals are the density's gradient, by central differences
-    over one cell each way, pointing outwards; where the gradient vanishes or is unknown, area-weighted face normals.
+    Only the largest connected piece stays. What lies within 1.5 cells + box / 256 of the cube's border, where planes
+    fade out and leave walls, is cut away, and the surface stays open there; with `walls` it is closed along the border
+    instead, and then watertight. Normals are the density's gradient, by central differences over one cell each way,
+    pointing outwards; where the gradient vanishes or is unknown, area-weighted face normals.
 
     Raises MeshError when no density reaches the level, or every one exceeds it.
     """
@@ -241,14 +241,13 @@ def mesh_from_density(sigma: Float[np.ndarray, "r r r"], box: float, level: floa
     return Mesh(vertices.astype(np.float32), faces, normals.astype(np.float32), None, float(level))
 
 
-def _border_faces(vertices: np.ndarray, faces: np.ndarray, box: float, margin: float) -> Bool[np.ndarray, " f"]:
-    """Faces that lie flat along a side of the cube, within `margin` of it."""
-    corners = vertices[faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-30)
-    near = (np.abs(corners) > box / 2 - margin).all(axis=1)
-    flat: Bool[np.ndarray, " f"] = (near & (np.abs(normals) > 0.7)).any(axis=1)
-    return flat
+def _border_faces(
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], box: float, margin: float
+) -> Bool[np.ndarray, " f"]:
+    """Faces whose corners all lie within `margin` of the same side of the cube: its walls and the ragged rim there."""
+    outside = (np.abs(vertices) > box / 2 - margin)[faces].all(axis=1)
+    border: Bool[np.ndarray, " f"] = outside.any(axis=1)
+    return border
 
 
 def _largest_piece(

@@ -166,9 +166,9 @@ def _viewer(report: Report) -> str:
     glb = glb_bytes(simplify(report.mesh, VIEWER_FACES), report.metres_per_unit)
     return (
         "<model-viewer id='head' camera-controls touch-action='pan-y' interaction-prompt='none' "
-        "camera-orbit='0deg 90deg 105%' field-of-view='20deg' min-field-of-view='4deg' max-field-of-view='40deg' "
+        "camera-orbit='0deg 90deg 85%' field-of-view='20deg' min-field-of-view='4deg' max-field-of-view='40deg' "
         "min-camera-orbit='auto 5deg auto' max-camera-orbit='auto 175deg auto' shadow-intensity='0' "
-        "environment-image='neutral' tone-mapping='commerce' exposure='1.1' loading='eager' "
+        "environment-image='neutral' tone-mapping='commerce' exposure='0.9' loading='eager' "
         f"alt='The head as a mesh' src='{_data('model/gltf-binary', glb)}'></model-viewer>"
         "<noscript><p class='note'>The mesh needs JavaScript; the mesh files beside this page do not.</p></noscript>"
     )
