@@ -34,8 +34,8 @@ from headlift.errors import ConfigError
 
 Block = tuple[slice, slice, slice]
 
-BLOCK = (8, 8, 64)
-"""Points of a block along x, y and z: the innermost run long, the buffer of hidden values about a megabyte."""
+BLOCK = (8, 8, 32)
+"""Points of a block along x, y and z: the innermost run long, the hidden values half a megabyte."""
 MARGIN = 3
 """Points around a block that must be on the same side of the level before the block is skipped: one keeps the
 vertices of marching cubes, three the density's gradient at them too."""
@@ -231,25 +231,9 @@ def _part(term: Float[Tensor, "h a b"], axes: tuple[int, int], place: Block) -> 
 def _decided(
     terms: _Terms, resolution: int, block: tuple[int, int, int], level: float, margin: int
 ) -> list[list[list[float]]]:
-    """For each block a bound on the side of the level where all of it lies, or NaN where that is not certain.
-
-    Interval arithmetic: each term's extremes over the block and its margin give extremes of the hidden layer's input,
-    softplus is monotonous, and each hidden value enters with the sign of its weight. Slack covers the rounding.
-    """
+    """For each block a bound on the side of the level where all of it lies, or NaN where that is not certain."""
     with torch.no_grad():
-        bounds: list[Tensor] = []
-        for sign in (1.0, -1.0):
-            total: Tensor | float = 0.0
-            for term, axes in zip(terms.values, terms.axes, strict=True):
-                highest = _block_maxima(term * sign, (block[axes[0]], block[axes[1]]), margin)
-                total = total + highest.unsqueeze(1 + ({0, 1, 2} - set(axes)).pop())
-            assert isinstance(total, Tensor)
-            bounds.append(F.softplus(total * sign))
-        most, least = bounds
-        positive, negative = terms.row.clamp_min(0), terms.row.clamp_max(0)
-        upper = torch.einsum("h,habc->abc", positive, most) + torch.einsum("h,habc->abc", negative, least) + terms.bias
-        lower = torch.einsum("h,habc->abc", positive, least) + torch.einsum("h,habc->abc", negative, most) + terms.bias
-        slack = 1e-4 * (1 + torch.einsum("h,habc->abc", terms.row.abs(), most))
+        upper, lower, slack = density_bounds(terms, block, margin)
         value = torch.full_like(upper, math.nan)
         value = torch.where(upper + slack < level, upper + slack, value)
         value = torch.where(lower - slack > level, lower - slack, value)
@@ -257,13 +241,68 @@ def _decided(
         return found
 
 
-def _block_maxima(term: Float[Tensor, "h a b"], block: tuple[int, int], margin: int) -> Float[Tensor, "h a2 b2"]:
-    """The largest value over each block of points and `margin` points around it."""
-    sides = term.shape[1:]
-    over = [(-side) % size for side, size in zip(sides, block, strict=True)]
-    padding = (margin, margin + over[1], margin, margin + over[0])
-    padded = F.pad(term[None], padding, value=-torch.inf)
-    return F.max_pool2d(padded, (block[0] + 2 * margin, block[1] + 2 * margin), stride=block)[0]
+def density_bounds(
+    terms: _Terms, block: tuple[int, int, int], margin: int
+) -> tuple[Float[Tensor, "i j k"], Float[Tensor, "i j k"], Float[Tensor, "i j k"]]:
+    """Above, below, and slack for rounding: bounds on the density over each block and `margin` points around it.
+
+    Softplus is monotonous and convex. Extremes of each plane's term over a block give an interval for the input of each
+    hidden unit; over it softplus lies below its chord and above a tangent. With those in its place (the chord where a
+    weight lifts the bound, the tangent where it lowers it) the density becomes linear in the terms, so that each
+    plane's share can be bounded with its channels together (as in CROWN, Zhang et al., NeurIPS 2018); plain interval
+    arithmetic loses how the channels hang together, and bounds almost nothing.
+    """
+    windows = [
+        _windows(term, (block[a], block[b]), margin) for term, (a, b) in zip(terms.values, terms.axes, strict=True)
+    ]
+    low = _sum_of_terms([w.amin(dim=(-2, -1)) for w in windows], terms.axes)
+    high = _sum_of_terms([w.amax(dim=(-2, -1)) for w in windows], terms.axes)
+    width = (high - low).clamp_min(1e-6)
+    chord = (F.softplus(high) - F.softplus(low)) / width
+    chord_offset = F.softplus(low) - chord * low
+    middle = (low + high) / 2
+    tangent = torch.sigmoid(middle)
+    tangent_offset = F.softplus(middle) - tangent * middle
+    row = terms.row[:, None, None, None]
+    bounds = []
+    for sign in (1.0, -1.0):
+        lifts = row * sign > 0
+        slope = row * sign * torch.where(lifts, chord, tangent)
+        linear = (row * sign * torch.where(lifts, chord_offset, tangent_offset)).sum(dim=0)
+        for window, axes in zip(windows, terms.axes, strict=True):
+            linear = linear + _greatest(slope, window, axes)
+        interval = (row * sign * F.softplus(torch.where(lifts, high, low))).sum(dim=0)
+        bounds.append(torch.minimum(linear, interval) * sign + terms.bias)
+    slack = 1e-4 * (1 + (row.abs() * (F.softplus(high) + width)).sum(dim=0))
+    return bounds[0], bounds[1], slack
+
+
+def _windows(term: Float[Tensor, "h a b"], block: tuple[int, int], margin: int) -> Float[Tensor, "h a2 b2 p q"]:
+    """A term over each block of points and `margin` points around it; what sticks out repeats the border."""
+    over = [(-side) % size for side, size in zip(term.shape[1:], block, strict=True)]
+    padded = F.pad(term[None], (margin, margin + over[1], margin, margin + over[0]), mode="replicate")[0]
+    return padded.unfold(1, block[0] + 2 * margin, block[0]).unfold(2, block[1] + 2 * margin, block[1])
+
+
+def _sum_of_terms(values: list[Tensor], axes: tuple[tuple[int, int], ...]) -> Float[Tensor, "h i j k"]:
+    spread = [v.unsqueeze(1 + ({0, 1, 2} - set(pair)).pop()) for v, pair in zip(values, axes, strict=True)]
+    return sum(spread[1:], start=spread[0])
+
+
+def _greatest(
+    slope: Float[Tensor, "h i j k"], windows: Float[Tensor, "h a b p q"], axes: tuple[int, int]
+) -> Float[Tensor, "i j k"]:
+    """For each block the largest product of its slopes with a term's channels, over the points of its window."""
+    rest = ({0, 1, 2} - set(axes)).pop()
+    slopes = slope.permute(1 + axes[0], 1 + axes[1], 1 + rest, 0)
+    found = []
+    for i in range(windows.shape[1]):
+        points = windows[:, i].transpose(0, 1).flatten(2)
+        found.append((slopes[i] @ points).amax(dim=-1))
+    order = [0, 0, 0]
+    for position, axis in enumerate((*axes, rest)):
+        order[axis] = position
+    return torch.stack(found).permute(order)
 
 
 def _indices(where: Block, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
