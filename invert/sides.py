@@ -32,6 +32,8 @@ COLOUR_SCALE = 0.2
 """Colours this far apart, in units of [-1, 1], are unlike."""
 PLACE_SCALE = 0.15
 """Points this far apart are unlike, world units; the head is taken as its own mirror image."""
+HEAD_RADIUS = 0.25
+"""Surface this near to the world's origin is the head's own, world units."""
 UNSEEN_WEIGHT = 0.3
 """How much transferred tones count beside carried pixels."""
 
@@ -86,10 +88,13 @@ def side_views(
         solid = (volume.alpha > 0.5).to(trust.dtype)
         unseen = torch.where(volume.alpha > 0.5, shifted, raw)
         colour = trust * carried[:, :3] + (1 - trust) * unseen
+        alpha = volume.alpha
         if target.white:
-            colour = torch.where(solid > 0, colour, raw)
+            head = main_piece(alpha, surface_points(volume.depth, view))
+            colour = torch.where(solid > 0, colour, raw) * head + (1 - head)
+            alpha = alpha * head
         weight = trust + (1 - trust) * UNSEEN_WEIGHT * (1.0 if target.white else solid)
-        out.append(SideView(view, volume.depth, volume.alpha, colour, weight))
+        out.append(SideView(view, volume.depth, alpha, colour, weight))
     return tuple(out)
 
 
@@ -133,6 +138,24 @@ def transfer_tones(
     keys = tone_keys(colours, points[0])
     likeness = torch.softmax(-0.5 * torch.cdist(keys, tones.keys).square(), dim=1)
     return (colours + likeness @ tones.shift).T.reshape(raw.shape).clamp(-1, 1)
+
+
+def main_piece(alpha: Float[Tensor, "1 1 r r"], points: Float[Tensor, "1 m 3"]) -> Float[Tensor, "1 1 r r"]:
+    """1 on what hangs together with the head, 0 on pieces that float beside it: a small prior's usual blemish.
+
+    Grows from solid pixels within `HEAD_RADIUS` of the world's origin through everything that is not nearly clear.
+    """
+    near = (torch.linalg.vector_norm(points, dim=-1) < HEAD_RADIUS).reshape(alpha.shape)
+    visible = (alpha > 0.1).to(alpha.dtype)
+    piece = (near & (alpha > 0.5)).to(alpha.dtype)
+    if not bool(piece.any()):
+        return torch.ones_like(alpha)
+    for _ in range(4 * alpha.shape[-1]):
+        grown = F.max_pool2d(piece, 3, stride=1, padding=1) * visible
+        if torch.equal(grown, piece):
+            break
+        piece = grown
+    return F.max_pool2d(piece, 3, stride=1, padding=1)
 
 
 def erode(mask: Float[Tensor, "n 1 h w"], pixels: int) -> Float[Tensor, "n 1 h w"]:

@@ -13,7 +13,7 @@ from headlift.eg3d.camera import intrinsics, orbit, rotation_angle, unproject, y
 from headlift.invert.camera_refine import camera_prior, moved_camera, twist_matrix
 from headlift.invert.face_points import face_points, relief_error
 from headlift.invert.result import Target
-from headlift.invert.sides import erode, tone_samples, transfer_tones
+from headlift.invert.sides import erode, main_piece, tone_samples, transfer_tones
 from headlift.invert.warp import backward_warp, pixel_centres, sample, surface_points
 from headlift.types import Camera
 
@@ -173,3 +173,19 @@ def test_relief_error_is_the_squared_distance_to_the_points() -> None:
     # far off the error grows linearly: 0.05 (2 * 0.2 - 0.05)
     assert float(relief_error(depth + 0.2, alpha, camera, face)) == pytest.approx(0.0175, rel=0.05)
     assert float(relief_error(depth + 0.2, torch.zeros_like(alpha), camera, face)) == 0
+
+
+def test_floating_pieces_are_told_from_the_head() -> None:
+    side = 32
+    camera = orbit(0.0, 0.0)
+    depth = sphere_depth(camera, side, 0.2)
+    alpha = (depth < 3.9).float()
+    alpha[..., 2:5, 2:5] = 0.8  # a floater, not touching
+    depth = torch.where(depth < 3.9, depth, torch.full_like(depth, 2.4))
+    piece = main_piece(alpha, surface_points(depth, camera))
+    assert float(piece[..., 2:5, 2:5].max()) == 0
+    assert float(piece[..., 16, 16]) == 1
+    solid = (depth < 2.39) | (depth > 2.41)
+    assert float(piece[solid].min()) == 1
+    empty = main_piece(torch.zeros_like(alpha), surface_points(depth, camera))
+    assert float(empty.min()) == 1
