@@ -15,8 +15,8 @@ from enum import Enum
 from pathlib import Path
 
 from headlift import __version__
-from headlift.config import ReconstructConfig, to_table
-from headlift.errors import OutputError
+from headlift.config import ReconstructConfig, from_table, to_table
+from headlift.errors import ConfigError, OutputError
 from headlift.export.files import output_error, write_text
 from headlift.export.formats import SUFFIXES as MESH_SUFFIXES
 from headlift.head import load_state, save_state
@@ -72,7 +72,11 @@ class RunFolder:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
             return Status.OTHER
         run = known.pop("run", {})
-        if run.get("photo_sha256") != self.photo_sha256 or known != to_table(self.config):
+        try:
+            same = from_table(known) == self.config  # fields that an older version did not write have their defaults
+        except ConfigError:
+            return Status.OTHER
+        if run.get("photo_sha256") != self.photo_sha256 or not same:
             return Status.OTHER
         return Status.DONE if run.get("finished") else Status.INTERRUPTED
 

@@ -10,13 +10,22 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
 from rich.console import Console
 from rich.table import Table
 
 from headlift.cli import peak_memory
 from headlift.config import preset
+from headlift.eg3d.camera import orbit
 from headlift.errors import HeadliftError
 from headlift.evaluate import MAX_DEPTH_MOVED, MAX_YAW_ERROR, MIN_PSNR, HeadCheck
+from headlift.export.files import write_bytes
+from headlift.export.images import grid, jpeg_bytes, to_uint8
+from headlift.export.views import orbit_cameras, render_views
+from headlift.pipeline import Reconstruction
 from headlift.progress import StepProgress
 from headlift.run_folder import reconstruct_into
 
@@ -37,6 +46,19 @@ def check_table(rows: dict[str, HeadCheck]) -> Table:
     return table
 
 
+@torch.no_grad()
+def summary(result: Reconstruction) -> UInt8[np.ndarray, "h w 3"]:
+    """The README's picture: the crop, the head from the same camera, and the head from both sides and behind."""
+    inversion, planes = result.inversion, result.planes
+    yaw = torch.tensor([-30.0, 30.0, 90.0, 180.0]).deg2rad()
+    seen = [inversion.generator.render(planes, inversion.ws, inversion.camera)]
+    seen += render_views(inversion.generator, planes, inversion.ws, orbit(yaw[:2], torch.zeros(2)))
+    seen += render_views(inversion.generator, planes, inversion.ws, orbit_cameras(yaw[2:]))
+    crop = F.interpolate(result.crop.image, seen[0].image.shape[-2:], mode="area")
+    labels = ["photo", "head", "yaw -30", "yaw +30", "yaw +90", "yaw 180"]
+    return grid([to_uint8(crop)] + [to_uint8(out.image) for out in seen], labels, columns=6)
+
+
 def main() -> int:
     import skimage.data
     from PIL import Image
@@ -52,11 +74,12 @@ def main() -> int:
         )
     assert result is not None, "overwriting never finds a run done"
     seconds = time.perf_counter() - start
+    write_bytes(out / "summary.jpg", jpeg_bytes(summary(result)))
     console = Console()
     console.print(check_table({"astronaut": result.check}))
     parts = "  ".join(f"{name} {value:.1f} s" for name, value in result.seconds.items())
     console.print(f"{seconds:.0f} s in all ({parts});  peak memory {peak_memory():.2f} GiB")
-    console.print(f"Look at {out / 'report.html'} (the whole story), {out / 'views.png'} and {out / 'mesh.glb'}.")
+    console.print(f"Look at {out / 'report.html'} (the whole story), {out / 'summary.jpg'} and {out / 'mesh.glb'}.")
     for complaint in result.check.complaints:
         console.print(f"The demo failed: {complaint}.")
     return 0 if result.check.ok else 1
