@@ -11,6 +11,7 @@ from pathlib import Path
 
 from headlift.errors import OutputError
 
+
 def _usual_permissions() -> int:
     mask = os.umask(0)
     os.umask(mask)
