@@ -64,18 +64,21 @@ def _mtcnn_boxes(photo: UInt8[np.ndarray, "h w 3"], shrink: float) -> list[tuple
 
 
 def _mediapipe_boxes(photo: UInt8[np.ndarray, "h w 3"]) -> list[tuple[Box, float]]:
-    """MediaPipe's faces in the photo as it is, then turned; for faces that MTCNN misses, lying heads most of all."""
+    """MediaPipe's faces in the photo as it is and turned; for faces that MTCNN misses, lying heads most of all.
+
+    The same face is seen in several turns; its best score is had upright, and the rest are dropped as duplicates.
+    """
     height, width = photo.shape[:2]
     side = 640
     center = np.array([width / 2, height / 2])
+    boxes = []
     for angle in _second_looks:
         scale = side / (max(height, width) if angle in (0.0, math.pi) else math.hypot(height, width))
         matrix = similarity(angle, scale, center, np.array([side / 2, side / 2]))
         turned = warp(photo, matrix, (side, side), border="constant")
-        found = [b for b in mediapipe_models.face_boxes(turned) if b[1] >= _SECOND_SCORE]
-        if found:
-            return [(_box_back(box, matrix), score) for box, score in found]
-    return []
+        found = mediapipe_models.face_boxes(turned)
+        boxes += [(_box_back(box, matrix), score) for box, score in found if score >= _SECOND_SCORE]
+    return boxes
 
 
 def _box_back(box: Box, matrix: Float[np.ndarray, "2 3"]) -> Box:
