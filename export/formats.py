@@ -26,7 +26,7 @@ from headlift.errors import OutputError
 from headlift.export.color import linear_to_srgb
 from headlift.export.files import atomic_path, write_bytes
 from headlift.export.mesh import Mesh
-from headlift.types import Camera
+from headlift.values import Camera
 
 METRES_PER_UNIT = 0.396
 """Scale of a head: 63 mm between the pupils, which lie 0.159 units apart."""

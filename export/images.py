@@ -17,7 +17,7 @@ from torch import Tensor
 from headlift.eg3d.camera import project, unproject
 from headlift.export.files import write_bytes
 from headlift.export.views import Volume, orbit_cameras, render_views
-from headlift.types import Camera, Crop
+from headlift.values import Camera, Crop
 
 DEPTH_STEP = 1e-4
 """World units for one count of a 16-bit depth map; 0 is nothing."""

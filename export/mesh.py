@@ -23,7 +23,7 @@ from headlift.eg3d.generator import Generator
 from headlift.errors import MeshError
 from headlift.export.color import srgb_to_linear
 from headlift.export.views import Volume, box_side, orbit_cameras, render_views
-from headlift.types import Camera, RenderOutput
+from headlift.values import Camera, RenderOutput
 
 Density = Callable[[int, float | None], Float[np.ndarray, "r r r"]]
 """(resolution, level) to raw densities [x, y, z] on the exact grid. With a level, points in regions that surely stay
@@ -113,7 +113,7 @@ def automatic_level(sigma: Float[np.ndarray, "r r r"], box: float, views: list[R
 
     The rule. A ray meets the surface at level L when the greatest density along it is at least L. Over all rays of the
     given views, that silhouette is held against rendered alpha > 0.5: the mean intersection over union of the views,
-    for levels at the quantiles of the rays' greatest densities. Among the levels within 0.01 of the best, the one
+    for levels at the quantiles of the rays' greatest densities. Among the levels within 0.004 of the best, the one
     is taken whose first crossing lies nearest, in the mean, to where half of the light is stopped (transmittance 0.5,
     from the same densities). So silhouettes decide, and where they leave a choice, depth does.
 
@@ -140,7 +140,7 @@ def automatic_level(sigma: Float[np.ndarray, "r r r"], box: float, views: list[R
         hit = along.amax(dim=1, keepdim=True) >= candidates
         union = (hit | inside[:, None]).sum(dim=0)
         scores += (hit & inside[:, None]).sum(dim=0) / union.clamp(min=1) / len(rays)
-    close = candidates[scores >= scores.max() - 0.01]
+    close = candidates[scores >= scores.max() - 0.004]
     close = close[torch.linspace(0, len(close) - 1, min(len(close), 12)).round().long()]
     distance, count = torch.zeros(len(close)), torch.zeros(len(close))
     for along, distances, inside in rays:

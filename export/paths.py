@@ -21,7 +21,7 @@ from headlift.eg3d.camera import FFHQ_RADIUS, orbit, yaw_pitch
 from headlift.errors import ConfigError
 from headlift.export.files import write_text
 from headlift.export.views import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit_cameras
-from headlift.types import Camera
+from headlift.values import Camera
 
 
 def turntable(frames: int, pitch: float = 0.0) -> Camera:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from headlift.types import Camera, RenderOutput
+from headlift.values import Camera, RenderOutput
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from headlift.export.files import write_text
 from headlift.export.formats import METRES_PER_UNIT, glb_bytes
 from headlift.export.images import crop_overlay, jpeg_bytes, png_bytes, pose_overlay, shrink
 from headlift.export.mesh import Mesh, simplify
-from headlift.types import Crop, Step, Verdict
+from headlift.values import Crop, Step, Verdict
 
 VIEWER_FACES = 150_000
 """Triangles of the mesh inside the page; the mesh files beside it have them all."""

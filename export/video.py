@@ -15,7 +15,7 @@ from headlift.errors import OutputError
 from headlift.export.files import atomic_path
 from headlift.export.images import to_uint8
 from headlift.export.views import Volume, render_views
-from headlift.types import Camera
+from headlift.values import Camera
 
 Frame = UInt8[np.ndarray, "h w 3"]
 SUFFIXES = (".mp4", ".gif", ".webp")

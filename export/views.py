@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headlift.eg3d.camera import orbit
-from headlift.types import Camera, RenderOutput
+from headlift.values import Camera, RenderOutput
 
 
 @runtime_checkable
