@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "reconstruct": "headlift.pipeline",
     "ReconstructConfig": "headlift.config",
-    "Camera": "headlift.types",
+    "Camera": "headlift.values",
     "HeadliftError": "headlift.errors",
 }
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headlift.config import ReconstructConfig as ReconstructConfig
     from headlift.errors import HeadliftError as HeadliftError
     from headlift.pipeline import reconstruct as reconstruct
-    from headlift.types import Camera as Camera
+    from headlift.values import Camera as Camera
 
 
 def __getattr__(name: str) -> Any:

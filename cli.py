@@ -26,7 +26,7 @@ from headlift.config import (
 from headlift.errors import HeadliftError
 
 if TYPE_CHECKING:
-    from headlift.types import Crop
+    from headlift.values import Crop
 
 _DEFAULTS: ContextVar[ReconstructConfig] = ContextVar("defaults", default=ReconstructConfig())  # noqa: B039 (frozen)
 """What the flags of a command start from: set by --preset or --config before the command is parsed."""
@@ -358,7 +358,7 @@ def run_batch(verb: Batch) -> int:
     from headlift.export.files import write_text
     from headlift.poses import photos_in
     from headlift.progress import StepProgress
-    from headlift.types import Step
+    from headlift.values import Step
 
     pose = replace(verb.settings.pose, force=verb.force or verb.settings.pose.force)
     settings = replace(verb.settings, pose=pose)

@@ -23,7 +23,7 @@ from headlift.export.mesh import extract_mesh
 from headlift.export.video import write_video
 from headlift.export.views import orbit_cameras
 from headlift.pipeline import find_device
-from headlift.types import Camera, Step
+from headlift.values import Camera, Step
 from headlift.weights import load_generator
 
 MAX_SEEDS = 4096

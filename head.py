@@ -30,7 +30,7 @@ from headlift.errors import CheckpointError, ConfigError, HeadFileError, Weights
 from headlift.export.files import atomic_path
 from headlift.invert.preview import pixels
 from headlift.invert.result import Inversion, InversionState
-from headlift.types import Camera, Crop, Similarity, Step
+from headlift.values import Camera, Crop, Similarity, Step
 
 FORMAT = "headlift head 1"
 STATE_FORMAT = "headlift inversion state 1"

@@ -35,7 +35,7 @@ from headlift.export.video import render_path, write_video
 from headlift.head import load_head, save_head
 from headlift.pipeline import Reconstruction, find_device
 from headlift.poses import OVERLAY_SIDE, camera_json
-from headlift.types import Camera, Crop, Step
+from headlift.values import Camera, Crop, Step
 from headlift.weights import load_generator
 
 HEAD = "head.safetensors"

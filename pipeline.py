@@ -25,7 +25,7 @@ from headlift.invert.invert import invert
 from headlift.invert.result import Inversion, InversionState
 from headlift.photo import read_photo
 from headlift.pose_estimation.estimate import estimate
-from headlift.types import Crop, Step
+from headlift.values import Crop, Step
 from headlift.weights import load_generator
 
 

@@ -14,7 +14,7 @@ from headlift.export.files import refuse_existing, write_text
 from headlift.export.images import pose_overlay, shrink, to_uint8, write_png
 from headlift.photo import read_photo
 from headlift.pose_estimation.estimate import estimate
-from headlift.types import Crop
+from headlift.values import Crop
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic", ".heif", ".avif"}
 OVERLAY_SIDE = 1600

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from headlift.types import Step
+    from headlift.values import Step
 
 
 class StepProgress:

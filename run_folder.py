@@ -23,7 +23,7 @@ from headlift.head import load_state, save_state
 from headlift.outputs import check_formats, write_crop, write_results
 from headlift.photo import read_photo
 from headlift.pipeline import Reconstruction, reconstruct
-from headlift.types import Crop, Step
+from headlift.values import Crop, Step
 
 CONFIG = "config.toml"
 STATE = "resume.safetensors"

@@ -33,7 +33,7 @@ from headlift.photo import read_photo
 from headlift.pipeline import follow
 from headlift.pose_estimation.estimate import estimate
 from headlift.pose_estimation.redetect import redetect
-from headlift.types import Camera, Crop
+from headlift.values import Camera, Crop
 from headlift.weights import load_generator
 
 PSNR, YAW_ERROR, MOVED = 24.0, 6.0, 0.02

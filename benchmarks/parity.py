@@ -38,7 +38,7 @@ from headlift.eg3d.discriminator import Discriminator
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.published import discriminator_spec_from_published, spec_from_published
 from headlift.eg3d.rays import Jitter, pixel_rays
-from headlift.types import Camera, RenderOutput
+from headlift.values import Camera, RenderOutput
 
 TOLERANCE = 1e-4
 FULL_SIZE = 256

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headlift.types import Camera
+from headlift.values import Camera
 
 FFHQ_FOCAL = 4.2647
 """Focal length of EG3D's FFHQ crops over the image's side."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from headlift.eg3d.layers import Convolution, FullyConnected, resample_filter
 from headlift.eg3d.mapping import MappingNetwork
 from headlift.eg3d.spec import DiscriminatorSpec, resolutions
-from headlift.types import Camera
+from headlift.values import Camera
 
 
 class Discriminator(nn.Module):

@@ -18,7 +18,7 @@ from headlift.eg3d.rays import Jitter
 from headlift.eg3d.spec import GeneratorSpec, NoiseMode
 from headlift.eg3d.superres import Superresolution
 from headlift.eg3d.triplane import Axes, look_up, merge_planes, sample_planes
-from headlift.types import Camera, RenderOutput
+from headlift.values import Camera, RenderOutput
 
 POINTS_PER_CHUNK = 2**16
 """Points that are decoded at once when no gradient is wanted: what stays in the cache."""

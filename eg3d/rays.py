@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headlift.errors import ConfigError
-from headlift.types import Camera
+from headlift.values import Camera
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from headlift.config import CameraRefineConfig
 from headlift.eg3d.camera import yaw_pitch
-from headlift.types import Camera
+from headlift.values import Camera
 
 ROLL_SIGMA = math.radians(1.0)
 """Expected error of the levelled roll, radians."""

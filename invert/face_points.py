@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headlift.eg3d.camera import project
 from headlift.invert.warp import sample
-from headlift.types import Camera
+from headlift.values import Camera
 
 NEIGHBOURS = 9
 """Points (itself among them) that a point's normal is taken from."""

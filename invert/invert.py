@@ -16,7 +16,7 @@ from headlift.invert.losses import resize
 from headlift.invert.metrics import depth_moved, psnr, ssim
 from headlift.invert.perceptual import load_distance
 from headlift.invert.result import Inversion, InversionState, Target
-from headlift.types import Camera, Crop, Step
+from headlift.values import Camera, Crop, Step
 
 
 def never() -> bool:

@@ -34,7 +34,7 @@ from headlift.invert.perceptual import Distance
 from headlift.invert.preview import preview
 from headlift.invert.result import InversionState, Target
 from headlift.invert.state import adam_tensors, restore_adam
-from headlift.types import Camera, Step
+from headlift.values import Camera, Step
 
 STAGE = "latent"
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from headlift.eg3d.camera import orbit, yaw_pitch
 from headlift.eg3d.generator import Generator
 from headlift.invert.losses import COMPARE_AT, area_downsample, resize, squared_error, weighted_mean
-from headlift.types import Camera
+from headlift.values import Camera
 
 SIDE_VIEWS = ((-0.6, 0.0), (-0.3, 0.1), (0.3, 0.1), (0.6, 0.0))
 """(yaw, pitch) in radians from the front, where the movement of the surface is measured beside the photo's view."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from headlift.types import Step
+from headlift.values import Step
 
 
 def preview(step: Step, image: Float[Tensor, "n 3 h w"], every: int) -> Step:

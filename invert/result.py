@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headlift.eg3d.generator import Generator
-from headlift.types import Camera, Step
+from headlift.values import Camera, Step
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from headlift.eg3d.generator import Generator
 from headlift.invert.losses import depth_error, resize, squared_error
 from headlift.invert.result import Target
 from headlift.invert.warp import backward_warp, surface_points
-from headlift.types import Camera
+from headlift.values import Camera
 
 YAW = 0.7
 """Half the range of the side views' yaw, radians (SPI)."""

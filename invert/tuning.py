@@ -26,7 +26,7 @@ from headlift.invert.preview import preview
 from headlift.invert.result import InversionState, Target
 from headlift.invert.sides import guard_losses, side_views
 from headlift.invert.state import adam_tensors, restore_adam
-from headlift.types import Camera, Step
+from headlift.values import Camera, Step
 
 STAGE = "tuning"
 LOCALITY_SHARE = 0.1

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headlift.eg3d.camera import project, unproject
-from headlift.types import Camera
+from headlift.values import Camera
 
 OCCLUSION = 0.05
 """A point counts as hidden when the source sees a surface this much closer, world units (SPI)."""

@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from headlift.pose_estimation.warp import blur, distance_outside, warp
-from headlift.types import Similarity
+from headlift.values import Similarity
 
 _FADE = 0.08
 """Distance from the photo's edge, in crops, at which the padding is fully blurred."""

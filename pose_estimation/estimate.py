@@ -21,7 +21,7 @@ from headlift.pose_estimation.landmarks import find_landmarks
 from headlift.pose_estimation.masks import head_mask
 from headlift.pose_estimation.regression import KAPPA, guess
 from headlift.pose_estimation.verdict import judge
-from headlift.types import Crop, Face
+from headlift.values import Crop, Face
 
 _MOST_FACES = 20
 """Of a crowd only so many are looked at closely."""

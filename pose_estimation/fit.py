@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from headlift.pose_estimation.head_model import POINTS, Guess, HeadModel, normalise, project
-from headlift.types import Similarity
+from headlift.values import Similarity
 
 _NU = 4.0
 """Degrees of freedom of Student's t."""

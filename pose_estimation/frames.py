@@ -18,7 +18,7 @@ from jaxtyping import Float
 from headlift.eg3d.camera import FFHQ_PIVOT, FFHQ_RADIUS
 from headlift.pose_estimation.fit import Fit
 from headlift.pose_estimation.head_model import orbit_axes, project
-from headlift.types import Similarity
+from headlift.values import Similarity
 
 FFHQ_TILT = math.radians(3.7)
 """How far the synthetic heads are turned up to look straight ahead in FFHQ's frame, radians (best rotation of the

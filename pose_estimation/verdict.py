@@ -11,7 +11,7 @@ from headlift.config import PoseConfig
 from headlift.pose_estimation.crop import inside_photo
 from headlift.pose_estimation.fit import Fit
 from headlift.pose_estimation.warp import sharpness, warp
-from headlift.types import Face, Finding, Similarity, Verdict
+from headlift.values import Face, Finding, Similarity, Verdict
 
 SMALLEST_CROP = 128.0
 """Side of the crop in photo pixels: half of the embedded prior's 256; below, most of what is matched is invented."""

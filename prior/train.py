@@ -45,7 +45,7 @@ from headlift.invert.perceptual import FeatureNet, load_feature_net
 from headlift.prior.codes import Density, feature_table, fit_density
 from headlift.prior.heads import HELD_OUT, Heads, read_heads
 from headlift.prior.hull import dilate, head_cover
-from headlift.types import Camera
+from headlift.values import Camera
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,7 @@ def load_data(folder: Path, config: TrainConfig, cache: Path | None) -> Data:
         if derived is not None:
             np.savez(derived, thumbnails=thumbnails, cover=cover)
     hull = dilate(cover > 0.4, round(0.06 / config.box * len(cover)))
+    hull[..., : round(0.08 * len(cover))] = False  # few pictures look there, and no head reaches the wall behind it
     core = ~dilate(~(cover > 0.97), round(0.05 / config.box * len(cover)))
     line = ((np.arange(len(cover)) + 0.5) / len(cover) - 0.5) * config.box
     centres = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).astype(np.float32)
@@ -387,9 +388,17 @@ def show(
         terms["perceptual"] = feature_distance(image[inner], truth[inner], dtype)
     places = ((data.outside, config.empty_points), (data.core, 256))
     known = [_within(x, n, spec.render.box_warp / config.hull, random, k) for x, k in places]
+    known.append(
+        torch.full((n, 1, 3), spec.render.box_warp, device=device)
+    )  # beyond the planes, which give zeros there
     found = lookup(table, torch.cat(known, dim=1) / (spec.render.box_warp / 2), spec.plane_layout)
-    empty, solid = density(weights, hidden(weights, found, dtype)).split([k for _, k in places], dim=1)
-    terms |= {"empty": losses.empty_loss(empty), "solid": losses.solid_loss(solid)}
+    sizes = [*(k for _, k in places), 1]
+    empty, solid, border = density(weights, hidden(weights, found, dtype)).split(sizes, dim=1)
+    terms |= {
+        "empty": losses.empty_loss(empty),
+        "solid": losses.solid_loss(solid),
+        "border": losses.empty_loss(border),
+    }
     return Seen(image, raw, terms)
 
 
@@ -424,7 +433,7 @@ def total(terms: Mapping[str, Tensor], config: TrainConfig) -> Tensor:
         + config.alpha * terms["alpha"]
         + config.perceptual * terms.get("perceptual", torch.zeros(()))
         + config.light_weight * terms["light"]
-        + config.empty * terms["empty"]
+        + config.empty * (terms["empty"] + terms["border"])
         + config.solid * terms["solid"]
     )
 

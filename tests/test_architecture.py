@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"errors", "config", "types"}
+BASE = {"errors", "config", "values"}
 ALLOWED = {
     "errors": set(),
     "config": {"errors"},
-    "types": set(),
+    "values": set(),
     "photo": BASE,
     "eg3d": BASE,
     "pose_estimation": BASE | {"eg3d.camera"},

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headlift.eg3d import camera as cam
 from headlift.eg3d.rays import pixel_centres, pixel_rays
-from headlift.types import Camera
+from headlift.values import Camera
 
 ANGLE = st.floats(-math.pi, math.pi)
 STEEP = st.floats(-1.5, 1.5)

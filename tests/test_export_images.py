@@ -23,7 +23,7 @@ from headlift.export.images import (
     views_all_round,
     write_png,
 )
-from headlift.types import Camera, Crop, Face, Similarity, Verdict
+from headlift.values import Camera, Crop, Face, Similarity, Verdict
 
 
 def sphere_depth(camera: Camera, size: int, radius: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -28,7 +28,7 @@ from headlift.export.mesh import (
 )
 from headlift.export.raster import rasterise
 from headlift.export.views import orbit_cameras, render_views
-from headlift.types import Camera, RenderOutput
+from headlift.values import Camera, RenderOutput
 
 AXES = torch.tensor([0.18, 0.25, 0.21])
 PLANES = torch.zeros(1, 3, 1, 1, 1)

@@ -11,7 +11,7 @@ from headlift.export.color import linear_to_srgb
 from headlift.export.mesh import Mesh, extract_mesh
 from headlift.export.raster import rasterise, silhouette_iou
 from headlift.export.views import orbit_cameras, render_views
-from headlift.types import Camera, RenderOutput
+from headlift.values import Camera, RenderOutput
 from headlift.weights import load_generator
 
 Scene = tuple[Mesh, list[RenderOutput], Camera]

@@ -17,7 +17,7 @@ from headlift.eg3d.camera import orbit
 from headlift.eg3d.density import grid_axis
 from headlift.export.mesh import Mesh, mesh_from_density
 from headlift.export.report import Report, loss_chart, report_html, viewer_script, write_report
-from headlift.types import Crop, Face, Finding, Similarity, Step, Verdict
+from headlift.values import Crop, Face, Finding, Similarity, Step, Verdict
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [

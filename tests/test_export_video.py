@@ -14,7 +14,7 @@ from PIL import Image
 from headlift.errors import OutputError
 from headlift.export.paths import turntable
 from headlift.export.video import render_path, write_video
-from headlift.types import Camera, RenderOutput
+from headlift.values import Camera, RenderOutput
 
 
 def frames(count: int, height: int = 64, width: int = 96) -> Iterator[np.ndarray]:

@@ -18,7 +18,7 @@ from headlift.errors import CheckpointError, HeadFileError, OutputError, Weights
 from headlift.head import load_head, load_state, save_head, save_state, write_head
 from headlift.invert.metrics import psnr
 from headlift.invert.result import Inversion, InversionState, Target
-from headlift.types import Camera, Crop, Face, Similarity, Step, Verdict
+from headlift.values import Camera, Crop, Face, Similarity, Step, Verdict
 
 SHA = "ab" * 32
 

@@ -15,7 +15,7 @@ from headlift.invert.face_points import face_points, relief_error
 from headlift.invert.result import Target
 from headlift.invert.sides import erode, main_piece, tone_samples, transfer_tones
 from headlift.invert.warp import backward_warp, pixel_centres, sample, surface_points
-from headlift.types import Camera
+from headlift.values import Camera
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -20,7 +20,7 @@ from headlift.invert.camera_refine import moved_camera
 from headlift.invert.invert import invert, make_target, never
 from headlift.invert.latent import code_statistics, noise_images
 from headlift.invert.result import Inversion, InversionState
-from headlift.types import Crop, Face, Similarity, Step, Verdict
+from headlift.values import Crop, Face, Similarity, Step, Verdict
 
 
 def tiny(white: bool = True, noise: bool = False) -> Generator:

@@ -13,7 +13,7 @@ from headlift.pose_estimation.crop import cut, inside_photo, paste_back, to_tens
 from headlift.pose_estimation.masks import head_mask
 from headlift.pose_estimation.verdict import cut_off
 from headlift.pose_estimation.warp import guided_filter, sharpness, similarity, warp
-from headlift.types import Similarity
+from headlift.values import Similarity
 
 turns = st.floats(-math.pi, math.pi)
 sides = st.floats(20, 3000)

@@ -17,7 +17,7 @@ from headlift.pose_estimation.fit import fit
 from headlift.pose_estimation.frames import FFHQ_TILT, angles_of, to_ffhq
 from headlift.pose_estimation.head_model import Guess, load_head_model, normalise, orbit_axes, project
 from headlift.pose_estimation.warp import similarity
-from headlift.types import Similarity
+from headlift.values import Similarity
 
 angles = st.tuples(st.floats(-1.1, 1.1), st.floats(-0.5, 0.5))
 

@@ -19,7 +19,7 @@ from headlift.pose_estimation.crop import cut, to_uint8
 from headlift.pose_estimation.estimate import estimate, find_faces
 from headlift.pose_estimation.redetect import redetect
 from headlift.pose_estimation.warp import blur, resize, similarity, warp
-from headlift.types import Crop
+from headlift.values import Crop
 
 
 @functools.cache

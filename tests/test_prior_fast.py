@@ -19,7 +19,7 @@ from headlift.eg3d.spec import (
     SuperresSpec,
 )
 from headlift.eg3d.training import fast, lookup, rays
-from headlift.types import Camera
+from headlift.values import Camera
 
 SPEC = GeneratorSpec(
     mapping=MappingSpec(z_dim=8, w_dim=16, zero_label=True),

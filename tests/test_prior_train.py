@@ -106,9 +106,9 @@ def test_cutting_the_first_blocks_off_keeps_the_mean_head(data: Data) -> None:
 
 def test_the_total_is_the_weighted_sum_and_every_weight_matters(data: Data) -> None:
     terms = {name: torch.tensor(float(10**i)) for i, name in enumerate(("raw", "single", "image", "pyramid"))}
-    terms |= {name: torch.tensor(1.0) for name in ("alpha", "light", "empty", "solid")}
+    terms |= {name: torch.tensor(1.0) for name in ("alpha", "light", "empty", "solid", "border")}
     config = replace(TINY, pyramid=2.0, alpha=3.0, light_weight=5.0, empty=7.0, solid=11.0)
-    assert total(terms, config) == 1 + 10 + 100 + 2 * 1000 + 3 + 5 + 7 + 11
+    assert total(terms, config) == 1 + 10 + 100 + 2 * 1000 + 3 + 5 + 2 * 7 + 11
 
 
 def test_growing_keeps_what_the_heads_look_like(data: Data) -> None:

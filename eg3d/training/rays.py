@@ -17,7 +17,7 @@ from torch import Tensor
 from headlift.eg3d.marching import composite, interval_weights, sample_weights
 from headlift.eg3d.spec import GeneratorSpec
 from headlift.eg3d.training.lookup import lookup
-from headlift.types import Camera
+from headlift.values import Camera
 
 Weights = Mapping[str, Tensor]
 
