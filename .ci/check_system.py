@@ -10,7 +10,7 @@ LIBRARIES = {"GL": "libgl1", "glib-2.0": "libglib2.0-0", "EGL": "libegl1"}
 def main() -> int:
     if not (3, 11) <= sys.version_info[:2] < (3, 13):
         print(
-            f"headlift needs Python 3.11 or 3.12 (MediaPipe has no wheels for others); this is {sys.version.split()[0]}.\n"
+            f"headlift needs Python 3.11 or 3.12 (MediaPipe has no wheels for others), not {sys.version.split()[0]}.\n"
             "Name one:  make PYTHON=/path/to/python3.12 setup",
             file=sys.stderr,
         )
