@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,20 +36,33 @@ def _mtcnn(smallest: int) -> Any:
     return MTCNN(keep_all=True, min_face_size=smallest, thresholds=[0.6, 0.7, 0.8], device="cpu").eval()
 
 
-def find_boxes(photo: UInt8[np.ndarray, "h w 3"]) -> list[tuple[Box, float]]:
-    """All faces with their scores in [0, 1], largest first; an empty list where there is none."""
+@dataclass(frozen=True)
+class Found:
+    """A face as the detectors see it."""
+
+    box: Box
+    score: float
+    """In [0, 1]."""
+    turn: float = 0.0
+    """How far the photo was turned, clockwise, for the face to be seen; radians."""
+
+
+def find_boxes(photo: UInt8[np.ndarray, "h w 3"]) -> list[Found]:
+    """All faces, largest first; an empty list where there is none."""
     height, width = photo.shape[:2]
+    if min(height, width) < SMALLEST_FACE:
+        return []
     shrink = min(1.0, _LONGEST_SIDE / max(height, width))
     boxes = _mtcnn_boxes(photo, shrink)
-    if not any(score > _SURE and math.sqrt(_area(box)) > _SURE_SIDE for box, score in boxes):
+    if not any(b.score > _SURE and math.sqrt(_area(b.box)) > _SURE_SIDE for b in boxes):
         boxes = boxes + _mediapipe_boxes(photo)
     if not boxes and shrink < 1.0:
         boxes = _mtcnn_boxes(photo, min(1.0, 4 * shrink))
-    boxes = [b for b in boxes if _visible_share(b[0], width, height) > 0.4]
-    return sorted(_without_duplicates(boxes), key=lambda b: -_area(b[0]))
+    boxes = [b for b in boxes if _visible_share(b.box, width, height) > 0.4]
+    return sorted(_without_duplicates(boxes), key=lambda b: -_area(b.box))
 
 
-def _mtcnn_boxes(photo: UInt8[np.ndarray, "h w 3"], shrink: float) -> list[tuple[Box, float]]:
+def _mtcnn_boxes(photo: UInt8[np.ndarray, "h w 3"], shrink: float) -> list[Found]:
     height, width = photo.shape[:2]
     if min(height, width) * shrink < 12:  # the network's own window
         return []
@@ -58,12 +72,12 @@ def _mtcnn_boxes(photo: UInt8[np.ndarray, "h w 3"], shrink: float) -> list[tuple
         return []
     ratio = np.array([width / small.shape[1], height / small.shape[0]] * 2)
     return [
-        ((float(b[0]), float(b[1]), float(b[2]), float(b[3])), float(s))
+        Found((float(b[0]), float(b[1]), float(b[2]), float(b[3])), float(s))
         for b, s in zip(np.asarray(found, dtype=np.float64) * ratio, scores, strict=True)
     ]
 
 
-def _mediapipe_boxes(photo: UInt8[np.ndarray, "h w 3"]) -> list[tuple[Box, float]]:
+def _mediapipe_boxes(photo: UInt8[np.ndarray, "h w 3"]) -> list[Found]:
     """MediaPipe's faces in the photo as it is and turned; for faces that MTCNN misses, lying heads most of all.
 
     The same face is seen in several turns; its best score is had upright, and the rest are dropped as duplicates.
@@ -77,7 +91,7 @@ def _mediapipe_boxes(photo: UInt8[np.ndarray, "h w 3"]) -> list[tuple[Box, float
         matrix = similarity(angle, scale, center, np.array([side / 2, side / 2]))
         turned = warp(photo, matrix, (side, side), border="constant")
         found = mediapipe_models.face_boxes(turned)
-        boxes += [(_box_back(box, matrix), score) for box, score in found if score >= _SECOND_SCORE]
+        boxes += [Found(_box_back(box, matrix), score, angle) for box, score in found if score >= _SECOND_SCORE]
     return boxes
 
 
@@ -101,10 +115,10 @@ def _visible_share(box: Box, width: int, height: int) -> float:
     return _intersection(box, (0.0, 0.0, float(width), float(height))) / max(_area(box), 1e-9)
 
 
-def _without_duplicates(boxes: list[tuple[Box, float]]) -> list[tuple[Box, float]]:
+def _without_duplicates(boxes: list[Found]) -> list[Found]:
     """Drop a box that lies mostly inside one with a better score."""
-    kept: list[tuple[Box, float]] = []
-    for box, score in sorted(boxes, key=lambda b: -b[1]):
-        if all(_intersection(box, k) < 0.6 * min(_area(box), _area(k)) for k, _ in kept):
-            kept.append((box, score))
+    kept: list[Found] = []
+    for found in sorted(boxes, key=lambda b: -b.score):
+        if all(_intersection(found.box, k.box) < 0.6 * min(_area(found.box), _area(k.box)) for k in kept):
+            kept.append(found)
     return kept

@@ -13,7 +13,7 @@ from headlift.config import PoseConfig
 from headlift.eg3d.camera import orbit
 from headlift.errors import FaceError
 from headlift.pose_estimation.crop import cut, to_tensor
-from headlift.pose_estimation.detect import Box, find_boxes
+from headlift.pose_estimation.detect import Box, Found, find_boxes
 from headlift.pose_estimation.fit import Fit, fit
 from headlift.pose_estimation.frames import to_ffhq
 from headlift.pose_estimation.head_model import POINTS, load_head_model
@@ -39,9 +39,8 @@ def estimate(photo: UInt8[np.ndarray, "h w 3"], config: PoseConfig | None = None
     """
     config = config or PoseConfig()
     boxes = find_boxes(photo)
-    box, score, found = _choose(photo, boxes, config)
-    points, keys = found
-    face = Face(box=box, score=score, landmarks=points)
+    found, (points, keys) = _choose(photo, boxes, config)
+    face = Face(box=found.box, score=found.score, landmarks=points)
     fitted = locate(photo, points, keys, config.frame)
     turned = math.degrees(abs(fitted.yaw))
     if turned > config.max_yaw and not config.force:
@@ -67,10 +66,10 @@ def estimate(photo: UInt8[np.ndarray, "h w 3"], config: PoseConfig | None = None
 def find_faces(photo: UInt8[np.ndarray, "h w 3"]) -> list[Face]:
     """All faces with their 478 points, largest first; those in which no points are found are left out."""
     faces = []
-    for box, score in find_boxes(photo)[:_MOST_FACES]:
-        found = find_landmarks(photo, box)
-        if found is not None:
-            faces.append(Face(box=box, score=score, landmarks=found[0]))
+    for found in find_boxes(photo)[:_MOST_FACES]:
+        marks = find_landmarks(photo, found.box, found.turn)
+        if marks is not None:
+            faces.append(Face(box=found.box, score=found.score, landmarks=marks[0]))
     return faces
 
 
@@ -87,8 +86,8 @@ def locate(
 
 
 def _choose(
-    photo: UInt8[np.ndarray, "h w 3"], boxes: list[tuple[Box, float]], config: PoseConfig
-) -> tuple[Box, float, tuple[Float[np.ndarray, "478 3"], Float[np.ndarray, "8 2"] | None]]:
+    photo: UInt8[np.ndarray, "h w 3"], boxes: list[Found], config: PoseConfig
+) -> tuple[Found, tuple[Float[np.ndarray, "478 3"], Float[np.ndarray, "8 2"] | None]]:
     """The face that was asked for, with its points."""
     height, width = photo.shape[:2]
     if not boxes:
@@ -103,18 +102,18 @@ def _choose(
             f"{len(boxes)}, 1 being the largest."
         )
     asked = boxes[:_MOST_FACES] if config.face is None else [boxes[config.face - 1]]
-    largest = face_side(asked[0][0])
+    largest = face_side(asked[0].box)
     if largest < config.min_face:
         raise FaceError(
             f"The face is too small: {largest:.0f} pixels across, at least {config.min_face} are needed. "
             "Use a larger version of the photo, or one taken from nearer."
         )
-    for box, score in asked:
-        if face_side(box) < config.min_face:
+    for found in asked:
+        if face_side(found.box) < config.min_face:
             break
-        found = find_landmarks(photo, box)
-        if found is not None:
-            return box, score, found
+        marks = find_landmarks(photo, found.box, found.turn)
+        if marks is not None:
+            return found, marks
     raise FaceError(
         f"There seems to be a face of {largest:.0f} pixels, but its features cannot be made out: it is turned too far "
         "away, covered, blurred or dark. Try a photo in which eyes, nose and mouth can be seen."

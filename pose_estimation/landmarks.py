@@ -39,21 +39,23 @@ def mirror_order() -> Int[np.ndarray, " 478"]:
 
 
 def find_landmarks(
-    photo: UInt8[np.ndarray, "h w 3"], box: Box
+    photo: UInt8[np.ndarray, "h w 3"], box: Box, turn: float = 0.0
 ) -> tuple[Float[np.ndarray, "478 3"], Float[np.ndarray, "8 2"] | None] | None:
     """The face's 478 points (z in pixels too, smaller towards the camera) and the detector's key points, or None.
 
-    `box` is left, top, right, bottom of the face in photo pixels. None: no cut around the box shows the mesh a face.
+    `box` is left, top, right, bottom of the face in photo pixels, `turn` the clockwise turn of the photo (radians) that
+    is tried first: the mesh takes upside-down faces for upright ones if it is shown them so. None: no cut around the
+    box shows the mesh a face.
     """
-    first = _search(photo, box)
+    first = _search(photo, box, turn)
     return None if first is None else refine(photo, first)
 
 
-def _search(photo: UInt8[np.ndarray, "h w 3"], box: Box) -> Float[np.ndarray, "478 3"] | None:
+def _search(photo: UInt8[np.ndarray, "h w 3"], box: Box, turn: float) -> Float[np.ndarray, "478 3"] | None:
     center = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
     extent = max(box[2] - box[0], box[3] - box[1], 1.0)
     for angle, size in itertools.product(_search_angles, _search_sizes):
-        cut, matrix = _cut(photo, center, size * extent, angle)
+        cut, matrix = _cut(photo, center, size * extent, turn + angle)
         points = _back(mediapipe_models.face_mesh(cut), matrix)
         if points is not None and _is_inside(points, center, extent):
             return points

@@ -30,7 +30,7 @@ def redetect(
         shown, found = small, refine(small, first)
     else:
         boxes = find_boxes(image)
-        again = find_landmarks(image, boxes[0][0]) if boxes else None
+        again = find_landmarks(image, boxes[0].box, boxes[0].turn) if boxes else None
         if again is None:
             return None
         shown, found = image, again

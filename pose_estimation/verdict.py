@@ -15,7 +15,7 @@ from headlift.values import Face, Finding, Similarity, Verdict
 
 SMALLEST_CROP = 128.0
 """Side of the crop in photo pixels: half of the embedded prior's 256; below, most of what is matched is invented."""
-LEAST_SHARPNESS = 0.30
+LEAST_SHARPNESS = 0.42
 """`warp.sharpness` of the face at 256 pixels a crop."""
 MOST_CUT_OFF = 0.06
 """Share of the head's outline that may lie beyond the photo's edge."""

@@ -145,8 +145,8 @@ def test_face_at_the_edge_is_padded_and_reported() -> None:
 
 
 def test_verdict_sees_blur_and_size() -> None:
-    blurred = estimate(blur(astronaut(), 4.0), PoseConfig(crop_size=64))
-    assert numbers(blurred)["sharpness"] < 0.6 * numbers(reference())["sharpness"]
+    blurred = estimate(blur(astronaut(), 2.0), PoseConfig(crop_size=64))
+    assert numbers(blurred)["sharpness"] < 0.7 * numbers(reference())["sharpness"]
     assert [f.name for f in blurred.verdict.findings if not f.ok] == ["sharpness"]
     half = estimate(resize(astronaut(), (256, 256)), PoseConfig(crop_size=64))
     assert numbers(half)["size"] == pytest.approx(numbers(reference())["size"] / 2, rel=0.05)
