@@ -37,7 +37,8 @@ def test_logits_depend_on_picture_raw_picture_and_camera() -> None:
     logits = judge(image, raw, camera)
     assert logits.shape == (2, 1)
     assert torch.equal(logits, judge(image, raw, camera.label))
-    for changed in (judge(image + 1, raw, camera), judge(image, raw + 1, camera), judge(image, raw, orbit(1.0, 0.1))):
+    other = orbit(torch.tensor([1.0, -1.0]), 0.1)
+    for changed in (judge(image + 1, raw, camera), judge(image, raw + 1, camera), judge(image, raw, other)):
         assert not torch.allclose(changed, logits)
 
 
