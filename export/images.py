@@ -105,7 +105,7 @@ def views_all_round(count: int = 8) -> tuple[Camera, list[str]]:
 
 def views_grid(
     generator: Volume, planes: Float[Tensor, "1 ..."], ws: Float[Tensor, "1 n w"], count: int = 8
-) -> UInt8[np.ndarray, "h w 3"]:
+) -> UInt8[np.ndarray, "i j 3"]:
     """The head from `count` sides all round, labelled: what `views.png` shows."""
     cameras, labels = views_all_round(count)
     pictures = [to_uint8(out.image) for out in render_views(generator, planes, ws, cameras)]
