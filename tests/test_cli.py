@@ -260,7 +260,7 @@ def test_a_drawing_goes_through_or_is_refused_clearly(tmp_path: Path, capsys: py
     ended = ending("pose", tmp_path / "drawing.png", "--out", out)
     output = capsys.readouterr()
     if ended == 0:
-        assert "POOR" in output.out
+        assert "flat colour" in output.out
     else:
         assert ended == 2
         assert "face" in output.err
