@@ -26,32 +26,21 @@ from headlift.config import PoseConfig, preset
 from headlift.eg3d.camera import orbit, yaw_pitch
 from headlift.eg3d.generator import Generator
 from headlift.errors import HeadliftError
+from headlift.evaluate import check_head
 from headlift.invert.invert import invert
 from headlift.invert.preview import pixels
 from headlift.invert.result import Inversion
 from headlift.photo import read_photo
 from headlift.pipeline import follow
 from headlift.pose_estimation.estimate import estimate
-from headlift.pose_estimation.redetect import redetect
+from headlift.poses import photos_in
 from headlift.values import Camera, Crop
 from headlift.weights import load_generator
-
-PSNR, YAW_ERROR, MOVED = 24.0, 6.0, 0.02
-"""Limits: dB, degrees, world units."""
 
 
 @torch.no_grad()
 def view(generator: Generator, planes: torch.Tensor, ws: torch.Tensor, camera: Camera) -> UInt8[np.ndarray, "h w 3"]:
     return pixels(generator.render(planes, ws, camera).image)
-
-
-def side_errors(generator: Generator, planes: torch.Tensor, ws: torch.Tensor) -> dict[int, float]:
-    """Degrees between the camera's yaw and the one found in the render, for -30 and 30; 180 where no face is found."""
-    errors = {}
-    for yaw in (-30, 30):
-        seen = redetect(view(generator, planes, ws, orbit(math.radians(yaw), 0.0)))
-        errors[yaw] = 180.0 if seen is None else abs(math.degrees(seen[0]) - yaw)
-    return errors
 
 
 def sheet(result: Inversion, planes: torch.Tensor) -> Image.Image:
@@ -70,26 +59,14 @@ def check(name: str, crop: Crop, generator: Generator, arguments: argparse.Names
     seconds = time.perf_counter() - begin
     with torch.no_grad():
         planes = result.generator.planes(result.ws)
-    errors = side_errors(result.generator, planes, result.ws)
+    checked = check_head(result, planes)
     arguments.out.mkdir(parents=True, exist_ok=True)
     sheet(result, planes).save(arguments.out / f"{name}.png")
     m = result.metrics
-    passed = m["psnr"] >= PSNR and max(errors.values()) <= YAW_ERROR and m["depth_moved"] <= MOVED
-    shown = "  ".join("not found" if e == 180 else f"{e:9.1f}" for e in errors.values())
+    shown = "  ".join("not found" if v.found is None else f"{v.error:9.1f}" for v in checked.views)
     figures = f"{m['psnr']:6.2f} {m['ssim']:6.3f} {m['perceptual']:10.3f}  {shown} {m['depth_moved']:8.4f}"
-    print(f"{name:16s}{figures} {seconds:7.0f}  {'pass' if passed else 'FAIL'}", flush=True)
-    return passed
-
-
-def photos(paths: list[Path]) -> list[Path]:
-    found = []
-    for path in paths:
-        found += (
-            sorted(p for p in path.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
-            if path.is_dir()
-            else [path]
-        )
-    return found
+    print(f"{name:16s}{figures} {seconds:7.0f}  {'pass' if checked.ok else 'FAIL'}", flush=True)
+    return checked.ok
 
 
 def main() -> None:
@@ -103,7 +80,8 @@ def main() -> None:
     generator, _ = load_generator(arguments.weights, "cpu")
     print("photo             psnr   ssim perceptual     at -30     at +30    moved seconds")
     passed = True
-    for path in photos(arguments.photos):
+    chosen = [photo for path in arguments.photos for photo in (photos_in(path) if path.is_dir() else [path])]
+    for path in chosen:
         try:
             crop = estimate(read_photo(path), PoseConfig(force=True))
         except HeadliftError as error:
