@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -75,12 +76,17 @@ class HeadCheck:
 
 
 @torch.no_grad()
-def check_head(inversion: Inversion, planes: Float[Tensor, "1 3 c p p"]) -> HeadCheck:
-    """Render a head from both sides and look for its face there; with the match of its input view."""
+def check_head(
+    inversion: Inversion, planes: Float[Tensor, "1 3 c p p"], frame: Literal["ffhq", "embedded"] = "embedded"
+) -> HeadCheck:
+    """Render a head from both sides and look for its face there; with the match of its input view.
+
+    `frame` is what the generator takes for straight ahead (`PoseConfig.frame`).
+    """
     yaw = torch.tensor([math.radians(angle) for angle in SIDE_YAWS])
     cameras = orbit(yaw, torch.zeros_like(yaw))
     views = []
     for angle, out in zip(SIDE_YAWS, render_views(inversion.generator, planes, inversion.ws, cameras), strict=True):
-        face = redetect(to_uint8(out.image))
+        face = redetect(to_uint8(out.image), frame)
         views.append(SideView(angle, None if face is None else math.degrees(face[0])))
     return HeadCheck(inversion.metrics["psnr"], tuple(views), inversion.metrics["depth_moved"])

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from headlift.invert.result import Inversion, InversionState
 from headlift.photo import read_photo
 from headlift.pose_estimation.estimate import estimate
 from headlift.values import Crop, Step
-from headlift.weights import load_generator
+from headlift.weights import EMBEDDED, load_generator
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def reconstruct(
     clock = Clock()
     device = find_device(config.device)
     pixels = read_photo(photo) if isinstance(photo, Path) else photo
-    crop = estimate(pixels, config.pose)
+    frame = frame_of(config)
+    crop = estimate(pixels, replace(config.pose, frame=frame))
     on_crop(crop)
     clock.lap("pose")
     generator, base_sha256 = load_generator(config.weights, device)
@@ -84,9 +86,14 @@ def reconstruct(
         planes = inversion.generator.planes(inversion.ws)
         mesh = extract_mesh(inversion.generator, planes, inversion.ws, config.mesh, inversion.camera)
     clock.lap("mesh")
-    check = check_head(inversion, planes)
+    check = check_head(inversion, planes, frame)
     clock.lap("check")
     return Reconstruction(pixels, crop, inversion, planes, mesh, check, base_sha256, clock.laps)
+
+
+def frame_of(config: ReconstructConfig) -> Literal["ffhq", "embedded"]:
+    """What the generator takes for straight ahead: the embedded prior has the synthetic heads' idea of it."""
+    return "embedded" if config.weights == EMBEDDED else config.pose.frame
 
 
 def follow(steps: Generator[Step, None, Inversion], on_step: Callable[[Step], None]) -> Inversion:

@@ -83,7 +83,7 @@ def main() -> None:
     chosen = [photo for path in arguments.photos for photo in (photos_in(path) if path.is_dir() else [path])]
     for path in chosen:
         try:
-            crop = estimate(read_photo(path), PoseConfig(force=True))
+            crop = estimate(read_photo(path), PoseConfig(force=True, frame="embedded"))
         except HeadliftError as error:
             print(f"{path.stem:16s}{error}")
             passed = False
