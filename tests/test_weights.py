@@ -51,7 +51,7 @@ def test_a_generator_is_loaded_by_path_and_by_name(tmp_path: Path, cache: Path) 
         loaded, sha256 = load_generator(name, "cpu")
         assert not loaded.training
         assert not any(p.requires_grad for p in loaded.parameters())
-        assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert sha256 == hashlib.sha256(find_generator(name).read_bytes()).hexdigest()
         assert torch.equal(picture(loaded), picture(original))
 
 
