@@ -70,15 +70,18 @@ def depth_moved(
     photo's camera; `sides` that of the views of `SIDE_VIEWS`, all pixels together; `median` that of all five views.
     """
     side = side or min(64, after.spec.neural_resolution)
-    focal = camera.intrinsics[:1, 0, 0]
-    sides = [orbit(yaw, pitch, focal=focal) for yaw, pitch in SIDE_VIEWS]
-    planes_before, planes_after = before.planes(ws), after.planes(ws)
-    moved = []
-    for view in [camera, *[c.to(ws.device) for c in sides]]:
-        first = before.volume(planes_before, view, neural_resolution=side)
-        second = after.volume(planes_after, view, neural_resolution=side)
-        solid = (first.alpha > 0.5) & (second.alpha > 0.5)
-        moved.append((first.depth - second.depth).abs()[solid])
+    focal = camera.intrinsics[0, 0, 0]
+    yaws, pitches = (torch.tensor(angles, device=ws.device) for angles in zip(*SIDE_VIEWS, strict=True))
+    sides = orbit(yaws, pitches, focal=focal)
+    views = Camera(
+        torch.cat([camera.cam2world, sides.cam2world.to(camera.cam2world)]),
+        torch.cat([camera.intrinsics, sides.intrinsics.to(camera.intrinsics)]),
+    )
+    first = before.volume(before.planes(ws), views, neural_resolution=side)
+    second = after.volume(after.planes(ws), views, neural_resolution=side)
+    solid = (first.alpha > 0.5) & (second.alpha > 0.5)
+    change = (first.depth - second.depth).abs()
+    moved = [change[k][solid[k]] for k in range(len(views))]
     return {
         "depth_moved_input": _median(moved[0]),
         "depth_moved_sides": _median(torch.cat(moved[1:])),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -171,6 +172,7 @@ def laplacian_pyramid(image: Float[Tensor, "n c h w"], levels: int = 4) -> list[
     return [*out, image]
 
 
+@cache
 def load_builtin(device: torch.device | str = "cpu") -> Builtin:
     """The offline distance, from the weights in the package."""
     file = resources.files("headlift.prior.data") / "perceptual.safetensors"

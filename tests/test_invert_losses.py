@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -163,7 +164,7 @@ def test_builtin_distance_is_a_distance_that_grows_with_the_fault() -> None:
 
 
 def test_builtin_distance_has_the_gradient_of_its_values() -> None:
-    distance = Builtin(load_builtin().net.double())
+    distance = Builtin(copy.deepcopy(load_builtin().net).double())
     a = torch.rand(1, 3, 32, 32, generator=seeded()).double() - 0.5
     b = (torch.rand(1, 3, 32, 32, generator=seeded(1)).double() - 0.5).requires_grad_()
     target = distance.prepare(a)
