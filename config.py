@@ -266,8 +266,8 @@ def preset(name: Preset) -> ReconstructConfig:
     were chosen by measurement on the embedded prior.
     """
     base = ReconstructConfig(preset=name)
-    latent = replace(base.inversion.latent, mse=1.0, raw=1.0, candidates=16, split=0.5)
-    tuning = replace(base.inversion.tuning, mse=3.0, raw=1.0, side_colour=0.3, rampdown=0.3)
+    latent = replace(base.inversion.latent, mse=1.0, raw=1.0, candidates=16, split=0.5, relief=300.0)
+    tuning = replace(base.inversion.tuning, mse=3.0, raw=1.0, side_colour=0.3, rampdown=0.3, relief=300.0)
     if name == "fast":
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, neural_resolution=32)
         tuning = replace(tuning, steps=150, geometry_every=3)
