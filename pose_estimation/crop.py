@@ -23,7 +23,7 @@ _PADDING_BLUR = 0.03
 def cut(photo: UInt8[np.ndarray, "h w 3"], similarity: Similarity, size: int) -> UInt8[np.ndarray, "s s 3"]:
     """The crop of `size` pixels that `similarity` describes, padded by reflection and blurred where the photo ends."""
     crop = warp(photo, similarity.matrix * size, (size, size), border="reflect")
-    inside = inside_photo(photo.shape[:2], similarity, size)
+    inside = inside_photo((photo.shape[0], photo.shape[1]), similarity, size)
     if inside.all():
         return crop
     share = np.clip(distance_outside(inside) / (_FADE * size), 0, 1)[..., None]

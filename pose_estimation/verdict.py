@@ -38,7 +38,7 @@ def judge(photo: UInt8[np.ndarray, "h w 3"], face: Face, fitted: Fit, faces: int
     side = 1.0 / fitted.similarity.scale
     sharp = _face_sharpness(photo, face, fitted.similarity)
     flat = _flatness(photo, face)
-    beyond = cut_off(photo.shape[:2], fitted.similarity)
+    beyond = cut_off((photo.shape[0], photo.shape[1]), fitted.similarity)
     turn, pitch = math.degrees(abs(fitted.yaw)), math.degrees(abs(fitted.pitch))
     widest = min(WIDEST_TURN, config.max_yaw)
     several = f"{faces} faces in the photo; --face N chooses another (1 is the largest)" if faces > 1 else "one face"

@@ -168,7 +168,7 @@ class Trainer(nn.Module):
         with torch.no_grad():
             for conv, source, norm in zip(plain.convs, self.net.convs, self.norms, strict=True):
                 scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # type: ignore[arg-type, operator]
-                conv.weight.copy_(source.weight * scale[:, None, None, None])  # type: ignore[operator, index]
+                conv.weight.copy_(source.weight * scale[:, None, None, None])  # type: ignore[operator]
                 conv.bias.copy_((source.bias - norm.running_mean) * scale + norm.bias)  # type: ignore[operator]
         return plain
 
@@ -199,7 +199,7 @@ def train(
     views: dict[int, list[int]] = {}
     for index, owner in enumerate(owners):
         views.setdefault(owner, []).append(index)
-    model = Trainer(table.shape[1]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = Trainer(table.shape[1]).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
     begin = time.monotonic()
     step = 0

@@ -242,8 +242,9 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         a, b = self.uv
-        moved = (x.to(device) for x in (self.z, self.labels, self.thumbnails))
-        return Batch(*moved, (a.to(device), b.to(device)), self.patch.to(device), self.single.to(device))
+        z, labels, thumbnails = (x.to(device) for x in (self.z, self.labels, self.thumbnails))
+        uv = (a.to(device), b.to(device))
+        return Batch(z, labels, thumbnails, uv, self.patch.to(device), self.single.to(device))
 
 
 def draw_batch(data: Data, config: TrainConfig, step: int, held_out: bool = False) -> Batch:
@@ -405,7 +406,8 @@ def show(
 @cache
 def _feature_net(device: torch.device, dtype: torch.dtype) -> FeatureNet:
     stored = files("headlift.prior.data") / "perceptual.safetensors"
-    return load_feature_net(load(stored.read_bytes())).to(device, dtype, memory_format=torch.channels_last)
+    net = load_feature_net(load(stored.read_bytes())).to(device, dtype)
+    return net.to(memory_format=torch.channels_last)
 
 
 def feature_distance(
