@@ -263,7 +263,7 @@ def preset(name: Preset) -> ReconstructConfig:
     `standard` and `thorough` keep the published steps and rates. All three add what a prior that is far from
     photographs needs: a start among random heads, a code for each layer in the second half, squared errors beside the
     perceptual distance, and side views that keep the photo's colours. These, and the shorter, coarser search of `fast`,
-    were chosen by measurement on the embedded prior.
+    were chosen on a few photos with the embedded prior.
     """
     base = ReconstructConfig(preset=name)
     latent = replace(base.inversion.latent, mse=1.0, raw=1.0, candidates=16, split=0.5, relief=300.0)
