@@ -36,7 +36,6 @@ from headlift.head import load_head, save_head
 from headlift.pipeline import Reconstruction, find_device
 from headlift.poses import OVERLAY_SIDE, camera_json
 from headlift.values import Camera, Crop, Step
-from headlift.weights import load_generator
 
 HEAD = "head.safetensors"
 
@@ -55,8 +54,7 @@ def write_results(
 ) -> None:
     """Everything that a finished inversion gives, the head file first; `name` is what the report calls it."""
     inversion = result.inversion
-    base, _ = load_generator(config.weights, "cpu")
-    save_head(out / HEAD, inversion, base, result.base_sha256, result.crop, config)
+    save_head(out / HEAD, inversion, result.base, result.base_sha256, result.crop, config)
     refined = replace(result.crop, camera=inversion.camera.to("cpu"))
     write_text(out / "camera.json", camera_json(refined))
     for suffix in config.mesh_formats:

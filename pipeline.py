@@ -19,6 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from headlift.config import ReconstructConfig
+from headlift.eg3d.generator import Generator as Eg3d
 from headlift.errors import DeviceError
 from headlift.evaluate import HeadCheck, check_head
 from headlift.export.mesh import Mesh, extract_mesh
@@ -42,8 +43,10 @@ class Reconstruction:
     mesh: Mesh
     check: HeadCheck
     """Whether the photo is matched and the sides show a whole head."""
+    base: Eg3d
+    """The generator that was tuned, as it was before."""
     base_sha256: str
-    """Of the generator that was tuned."""
+    """Of its file."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall-clock time of each part."""
 
@@ -88,7 +91,7 @@ def reconstruct(
     clock.lap("mesh")
     check = check_head(inversion, planes, frame)
     clock.lap("check")
-    return Reconstruction(pixels, crop, inversion, planes, mesh, check, base_sha256, clock.laps)
+    return Reconstruction(pixels, crop, inversion, planes, mesh, check, generator, base_sha256, clock.laps)
 
 
 def frame_of(config: ReconstructConfig) -> Literal["ffhq", "embedded"]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from headlift.config import InversionConfig, LatentConfig
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.invert.camera_refine import camera_prior, moved_camera
-from headlift.invert.face_points import FacePoints, relief_error
+from headlift.invert.face_points import FacePoints
 from headlift.invert.losses import (
     alpha_error,
     area_downsample,
@@ -34,6 +34,7 @@ from headlift.invert.perceptual import Distance
 from headlift.invert.preview import preview
 from headlift.invert.result import InversionState, Target
 from headlift.invert.state import adam_tensors, restore_adam
+from headlift.invert.terms import descend, volume_terms
 from headlift.values import Camera, Step
 
 STAGE = "latent"
@@ -174,13 +175,7 @@ def find_latent(
         if options.mse:
             small = area_downsample(target.image, 256)
             losses["mse"] = options.mse * squared_error(area_downsample(output.image, 256), small)
-        side = output.raw.shape[-1]
-        if options.raw:
-            losses["raw"] = options.raw * squared_error(output.raw, resize(target.image, side))
-        if target.white and options.alpha:
-            losses["alpha"] = options.alpha * alpha_error(output.alpha, resize(target.mask, side))
-        if face and options.relief:
-            losses["relief"] = options.relief * relief_error(output.depth, output.alpha, seen, face)
+        losses |= volume_terms(output, seen, target, face, options)
         if options.near_mean:
             away = (code - statistics.mean).square().sum(-1).mean() / statistics.spread**2
             losses["near_mean"] = options.near_mean * away
@@ -188,13 +183,9 @@ def find_latent(
             losses["noise"] = options.noise_reg * noise_regularizer(noises.values()).to(code.device)
         if moving:
             losses["camera"] = CAMERA_PRIOR * camera_prior(twist, camera, covariance, config.camera)
-        total = torch.stack([value.reshape(()) for value in losses.values()]).sum()
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        optimiser.step()
+        numbers = descend(optimiser, losses)
         normalize_noise(noises.values())
         done += 1
-        numbers = {name: float(value.detach()) for name, value in losses.items()} | {"total": float(total.detach())}
         step = Step(STAGE, done, options.steps, numbers)
         history.append(step)
         if config.keep_every and done % config.keep_every == 0:

@@ -18,14 +18,15 @@ from torch import Tensor
 
 from headlift.config import InversionConfig
 from headlift.eg3d.generator import Generator as Eg3d
-from headlift.invert.face_points import FacePoints, relief_error
+from headlift.invert.face_points import FacePoints
 from headlift.invert.latent import code_statistics, noise_images
-from headlift.invert.losses import alpha_error, depth_error, learning_rate_ramp, resize, squared_error
+from headlift.invert.losses import depth_error, learning_rate_ramp, resize, squared_error
 from headlift.invert.perceptual import Distance, calibrated_stop
 from headlift.invert.preview import preview
 from headlift.invert.result import InversionState, Target
 from headlift.invert.sides import guard_losses, side_views
 from headlift.invert.state import adam_tensors, restore_adam
+from headlift.invert.terms import descend, volume_terms
 from headlift.values import Camera, Step
 
 STAGE = "tuning"
@@ -119,14 +120,9 @@ def tune(
             "mse": options.mse * squared_error(output.image, target.image),
             "perceptual": options.perceptual * near,
         }
-        side = output.raw.shape[-1]
-        if options.raw:
-            losses["raw"] = options.raw * squared_error(output.raw, resize(target.image, side))
-        if target.white and options.alpha:
-            losses["alpha"] = options.alpha * alpha_error(output.alpha, resize(target.mask, side))
-        if face and options.relief:
-            losses["relief"] = options.relief * relief_error(output.depth, output.alpha, camera, face)
+        losses |= volume_terms(output, camera, target, face, options)
         if options.geometry:
+            side = output.depth.shape[-1]
             solid = before.alpha * resize(target.mask, side) if target.white else before.alpha
             moved = depth_error(output.depth, before.depth, solid)
             losses["depth"] = options.geometry * GUARD["side_depth"] * moved
@@ -138,12 +134,8 @@ def tune(
         if locality:
             losses["locality"] = options.locality * locality(generator, rng)
         optimiser.param_groups[0]["lr"] = rate * learning_rate_ramp(done / options.steps, 0.0, options.rampdown)
-        total = torch.stack([value.reshape(()) for value in losses.values()]).sum()
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        optimiser.step()
+        numbers = descend(optimiser, losses)
         done += 1
-        numbers = {name: float(value.detach()) for name, value in losses.items()} | {"total": float(total.detach())}
         step = Step(STAGE, done, options.steps, numbers)
         history.append(step)
         if config.keep_every and done % config.keep_every == 0:

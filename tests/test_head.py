@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_networks import solid_generator
 
 from headlift.config import ReconstructConfig, preset
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
-from headlift.eg3d.spec import BackboneSpec, DecoderSpec, GeneratorSpec, MappingSpec, RenderSpec, SuperresSpec
+from headlift.eg3d.spec import DecoderSpec
 from headlift.errors import CheckpointError, HeadFileError, OutputError, WeightsError
 from headlift.head import load_head, load_state, save_head, save_state, write_head
 from headlift.invert.metrics import psnr
@@ -21,28 +22,6 @@ from headlift.invert.result import Inversion, InversionState, Target
 from headlift.values import Camera, Crop, Face, Similarity, Step, Verdict
 
 SHA = "ab" * 32
-
-
-def tiny() -> Generator:
-    torch.manual_seed(0)
-    spec = GeneratorSpec(
-        mapping=MappingSpec(z_dim=8, w_dim=8),
-        backbone=BackboneSpec(resolution=8, channels=(12, 12)),
-        decoder=DecoderSpec(hidden=8, features=4),
-        render=RenderSpec(
-            ray_start="auto", ray_end="auto", depth_samples=8, importance_samples=0, white_background=True
-        ),
-        superres=SuperresSpec(kind="2X", input_resolution=16, channels=(4, 4)),
-        plane_channels=4,
-        plane_layout="zy",
-        image_resolution=32,
-        neural_resolution=16,
-    )
-    generator = Generator(spec).eval().requires_grad_(False)
-    for name, parameter in generator.named_parameters():
-        if name == "decoder.net.2.bias":
-            parameter[0] += 6.0
-    return generator
 
 
 def found(base: Generator) -> tuple[Inversion, Crop]:
@@ -70,7 +49,7 @@ def loader(base: Generator, sha256: str = SHA):
 
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Path, Generator, Inversion, Crop]:
-    base = tiny()
+    base = solid_generator(neural_resolution=16)
     inversion, crop = found(base)
     path = tmp_path / "head.safetensors"
     save_head(path, inversion, base, SHA, crop, replace(preset("fast"), seed=7))

@@ -10,42 +10,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_networks import solid_generator
 
 from headlift.config import CameraRefineConfig, InversionConfig, LatentConfig, TuningConfig
 from headlift.eg3d.camera import orbit, rotation_angle
 from headlift.eg3d.generator import Generator
-from headlift.eg3d.spec import BackboneSpec, DecoderSpec, GeneratorSpec, MappingSpec, RenderSpec, SuperresSpec
 from headlift.errors import ConfigError
 from headlift.invert.camera_refine import moved_camera
 from headlift.invert.invert import invert, make_target, never
 from headlift.invert.latent import code_statistics, noise_images
 from headlift.invert.result import Inversion, InversionState
 from headlift.values import Crop, Face, Similarity, Step, Verdict
-
-
-def tiny(white: bool = True, noise: bool = False) -> Generator:
-    """A random generator with something solid in its middle."""
-    torch.manual_seed(0)
-    spec = GeneratorSpec(
-        mapping=MappingSpec(z_dim=8, w_dim=8),
-        backbone=BackboneSpec(resolution=8, channels=(12, 12)),
-        decoder=DecoderSpec(hidden=8, features=4),
-        render=RenderSpec(
-            ray_start="auto", ray_end="auto", depth_samples=8, importance_samples=0, white_background=white
-        ),
-        superres=SuperresSpec(kind="2X", input_resolution=16, channels=(4, 4)),
-        plane_channels=4,
-        plane_layout="zy",
-        image_resolution=32,
-        neural_resolution=12,
-    )
-    generator = Generator(spec).eval().requires_grad_(False)
-    for name, parameter in generator.named_parameters():
-        if name == "decoder.net.2.bias":
-            parameter[0] += 6.0
-        if noise and name.startswith("backbone") and name.endswith("noise_strength"):
-            parameter.fill_(0.1)
-    return generator
 
 
 def shown(generator: Generator, seed: int = 3, camera=None) -> Crop:
@@ -92,7 +67,7 @@ def same(a: Inversion, b: Inversion) -> bool:
 
 
 def test_both_stages_bring_the_picture_nearer_and_leave_the_prior_alone() -> None:
-    generator = tiny()
+    generator = solid_generator()
     before = copy.deepcopy(generator.state_dict())
     config = replace(SHORT, latent=replace(SHORT.latent, steps=30, lr=0.05), tuning=replace(SHORT.tuning, steps=10))
     result, steps = run(generator, shown(generator), config)
@@ -106,7 +81,7 @@ def test_both_stages_bring_the_picture_nearer_and_leave_the_prior_alone() -> Non
 
 
 def test_steps_are_counted_and_pictures_come_now_and_then() -> None:
-    generator = tiny()
+    generator = solid_generator()
     result, steps = run(generator, shown(generator))
     assert [(s.stage, s.index, s.total) for s in steps] == [("latent", i, 8) for i in range(1, 9)] + [
         ("tuning", i, 6) for i in range(1, 7)
@@ -123,7 +98,7 @@ def test_steps_are_counted_and_pictures_come_now_and_then() -> None:
 
 @pytest.mark.parametrize("noise", [False, True])
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(noise: bool) -> None:
-    generator = tiny(noise=noise)
+    generator = solid_generator(noise=noise)
     crop = shown(generator)
     first, _ = run(generator, crop, seed=5)
     again, _ = run(generator, crop, seed=5)
@@ -134,7 +109,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(noise: bool) -> 
 
 @pytest.mark.parametrize("split", [1.0, 0.5])
 def test_a_resumed_run_equals_an_uninterrupted_one(split: float) -> None:
-    generator = tiny(noise=True)
+    generator = solid_generator(noise=True)
     crop = shown(generator)
     config = replace(SHORT, latent=replace(SHORT.latent, split=split))
     states: list[InversionState] = []
@@ -150,7 +125,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(split: float) -> None:
 
 
 def test_stopping_keeps_what_there_is() -> None:
-    generator = tiny()
+    generator = solid_generator()
     crop = shown(generator)
     whole, _ = run(generator, crop)
     left = iter([False] * 3 + [True] * 99)
@@ -173,7 +148,7 @@ def test_stopping_keeps_what_there_is() -> None:
 
 
 def test_tuning_stops_before_the_step_once_the_distance_is_small_enough() -> None:
-    generator = tiny()
+    generator = solid_generator()
     config = replace(SHORT, tuning=replace(SHORT.tuning, stop=1e9))
     result, steps = run(generator, shown(generator), config)
     assert {s.stage for s in steps} == {"latent"}
@@ -184,7 +159,7 @@ def test_tuning_stops_before_the_step_once_the_distance_is_small_enough() -> Non
 
 
 def test_w_has_one_code_and_w_plus_one_for_each_layer() -> None:
-    generator = tiny()
+    generator = solid_generator()
     crop = shown(generator)
     ends = {}
     for name, changes in {"w": {}, "w+": {"space": "w+"}, "split": {"split": 0.5}}.items():
@@ -196,7 +171,7 @@ def test_w_has_one_code_and_w_plus_one_for_each_layer() -> None:
 
 
 def test_code_statistics_are_those_of_the_published_codes() -> None:
-    generator = tiny()
+    generator = solid_generator()
     z = torch.from_numpy(np.random.RandomState(123).randn(600, 8)).float()
     w = generator.mapping(z, generator.frontal_camera())[:, 0]
     found = code_statistics(generator, LatentConfig())
@@ -205,8 +180,8 @@ def test_code_statistics_are_those_of_the_published_codes() -> None:
 
 
 def test_noise_is_optimised_only_where_the_generator_uses_it() -> None:
-    assert noise_images(tiny()) == {}
-    generator = tiny(noise=True)
+    assert noise_images(solid_generator()) == {}
+    generator = solid_generator(noise=True)
     names = set(noise_images(generator))
     assert names == {
         name for name, _ in generator.named_buffers() if name.startswith("backbone") and "noise_const" in name
@@ -219,7 +194,7 @@ def test_noise_is_optimised_only_where_the_generator_uses_it() -> None:
 
 
 def test_the_camera_is_found_again() -> None:
-    generator = tiny()
+    generator = solid_generator()
     true = orbit(0.15, 0.05)
     crop = shown(generator, camera=true)
     off = moved_camera(true, torch.tensor([0.03, -0.08, 0.0, 0.01, -0.01, 0.0]))
@@ -242,7 +217,7 @@ def test_the_camera_is_found_again() -> None:
 
 
 def test_a_fixed_camera_stays_where_it_was() -> None:
-    generator = tiny()
+    generator = solid_generator()
     crop = shown(generator)
     result, steps = run(generator, crop, replace(SHORT, camera=CameraRefineConfig(enabled=False)))
     assert torch.equal(result.camera.cam2world, crop.camera.cam2world)
@@ -250,7 +225,7 @@ def test_a_fixed_camera_stays_where_it_was() -> None:
 
 
 def test_the_guard_keeps_the_surface_where_it_was() -> None:
-    generator = tiny()
+    generator = solid_generator()
     crop = shown(generator)
     photo = replace(crop, image=torch.rand(crop.image.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1)
     tuning = TuningConfig(steps=12, lr=3e-3, lr_gain=1.0, stop=0.0, alpha=0.0, side_views=4, geometry_every=1)
@@ -262,7 +237,7 @@ def test_the_guard_keeps_the_surface_where_it_was() -> None:
 
 
 def test_locality_keeps_neighbours_as_they_were() -> None:
-    generator = tiny()
+    generator = solid_generator()
     crop = shown(generator)
     tuning = replace(SHORT.tuning, steps=12, lr=3e-3, geometry=0.0, locality_alpha=1.0)
     results = {
@@ -281,23 +256,23 @@ def test_locality_keeps_neighbours_as_they_were() -> None:
 
 
 def test_white_priors_see_the_photo_on_white_and_others_with_its_background() -> None:
-    crop = shown(tiny())
+    crop = shown(solid_generator())
     image = torch.full_like(crop.image, -0.5)
     mask = torch.zeros_like(crop.mask)
     mask[..., 8:24, 8:24] = 1
     crop = replace(crop, image=image, mask=mask)
-    white = make_target(crop, tiny())
+    white = make_target(crop, solid_generator())
     assert float(white.image[0, 0, 16, 16]) == -0.5
     assert float(white.image[0, 0, 0, 0]) == 1
     assert white.white
-    scene = make_target(crop, tiny(white=False))
+    scene = make_target(crop, solid_generator(white=False))
     torch.testing.assert_close(scene.image, image)
-    _, steps = run(tiny(white=False), crop)
+    _, steps = run(solid_generator(white=False), crop)
     assert "alpha" not in steps[0].losses
 
 
 def test_larger_crops_are_averaged_to_the_generator() -> None:
-    generator = tiny()
+    generator = solid_generator()
     crop = shown(generator)
     large = replace(
         crop,
@@ -308,7 +283,7 @@ def test_larger_crops_are_averaged_to_the_generator() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    generator = tiny()
+    generator = solid_generator()
     crop = shown(generator)
     for config in (
         replace(SHORT, latent=replace(SHORT.latent, steps=-1)),

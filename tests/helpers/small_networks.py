@@ -60,3 +60,28 @@ def picture(generator: Generator) -> torch.Tensor:
         return generator.render(
             generator.planes(ws), ws, orbit(torch.tensor([0.3, -0.2]), torch.tensor([0.1, 0.0]))
         ).image
+
+
+def solid_generator(white: bool = True, noise: bool = False, neural_resolution: int = 12) -> Generator:
+    """A random generator with something solid in its middle."""
+    torch.manual_seed(0)
+    spec = GeneratorSpec(
+        mapping=MappingSpec(z_dim=8, w_dim=8),
+        backbone=BackboneSpec(resolution=8, channels=(12, 12)),
+        decoder=DecoderSpec(hidden=8, features=4),
+        render=RenderSpec(
+            ray_start="auto", ray_end="auto", depth_samples=8, importance_samples=0, white_background=white
+        ),
+        superres=SuperresSpec(kind="2X", input_resolution=16, channels=(4, 4)),
+        plane_channels=4,
+        plane_layout="zy",
+        image_resolution=32,
+        neural_resolution=neural_resolution,
+    )
+    generator = Generator(spec).eval().requires_grad_(False)
+    for name, parameter in generator.named_parameters():
+        if name == "decoder.net.2.bias":
+            parameter[0] += 6.0
+        if noise and name.startswith("backbone") and name.endswith("noise_strength"):
+            parameter.fill_(0.1)
+    return generator

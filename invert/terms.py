@@ -1,0 +1,36 @@
+"""What the search for the code and the tuning of the generator minimise alike, and the step that both take."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headlift.config import LatentConfig, TuningConfig
+from headlift.invert.face_points import FacePoints, relief_error
+from headlift.invert.losses import alpha_error, resize, squared_error
+from headlift.invert.result import Target
+from headlift.values import Camera, RenderOutput
+
+
+def volume_terms(
+    output: RenderOutput, camera: Camera, target: Target, face: FacePoints | None, options: LatentConfig | TuningConfig
+) -> dict[str, Tensor]:
+    """The weighted terms that hold the volume itself, before super-resolution: its picture, opacity and relief."""
+    side = output.raw.shape[-1]
+    terms = {}
+    if options.raw:
+        terms["raw"] = options.raw * squared_error(output.raw, resize(target.image, side))
+    if target.white and options.alpha:
+        terms["alpha"] = options.alpha * alpha_error(output.alpha, resize(target.mask, side))
+    if face and options.relief:
+        terms["relief"] = options.relief * relief_error(output.depth, output.alpha, camera, face)
+    return terms
+
+
+def descend(optimiser: torch.optim.Optimizer, losses: dict[str, Tensor]) -> dict[str, float]:
+    """One step down the sum of the losses; returns their values before it, with their `total`."""
+    total = torch.stack([value.reshape(()) for value in losses.values()]).sum()
+    optimiser.zero_grad(set_to_none=True)
+    total.backward()
+    optimiser.step()
+    return {name: float(value.detach()) for name, value in losses.items()} | {"total": float(total.detach())}
