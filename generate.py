@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from headlift.config import GenerateConfig
+from headlift.device import find_device
 from headlift.editing.mix import style_mix, walk
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
@@ -22,7 +23,6 @@ from headlift.export.images import grid, to_uint8, write_png
 from headlift.export.mesh import extract_mesh
 from headlift.export.video import write_video
 from headlift.export.views import orbit_cameras
-from headlift.pipeline import find_device
 from headlift.values import Camera, Step
 from headlift.weights import load_generator
 

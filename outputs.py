@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from headlift.config import ExportConfig, ReconstructConfig, VideoConfig, to_table
+from headlift.device import find_device
 from headlift.eg3d.generator import Generator
 from headlift.errors import ConfigError
 from headlift.export.files import refuse_existing, write_text
@@ -33,7 +34,7 @@ from headlift.export.report import Report, write_report
 from headlift.export.video import SUFFIXES as VIDEO_SUFFIXES
 from headlift.export.video import render_path, write_video
 from headlift.head import load_head, save_head
-from headlift.pipeline import Reconstruction, find_device
+from headlift.pipeline import Reconstruction
 from headlift.poses import OVERLAY_SIDE, camera_json
 from headlift.values import Camera, Crop, Step
 

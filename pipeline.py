@@ -8,7 +8,7 @@ generator of `eg3d`; `invert` finds the code and tunes the generator; `export` m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -19,10 +19,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from headlift.config import ReconstructConfig
+from headlift.device import find_device
 from headlift.eg3d.generator import Generator as Eg3d
-from headlift.errors import DeviceError
-from headlift.evaluate import HeadCheck, check_head
+from headlift.evaluate.check import HeadCheck, check_head
 from headlift.export.mesh import Mesh, extract_mesh
+from headlift.invert.follow import follow
 from headlift.invert.invert import invert
 from headlift.invert.result import Inversion, InversionState
 from headlift.photo import read_photo
@@ -97,38 +98,6 @@ def reconstruct(
 def frame_of(config: ReconstructConfig) -> Literal["ffhq", "embedded"]:
     """What the generator takes for straight ahead: the embedded prior has the synthetic heads' idea of it."""
     return "embedded" if config.weights == EMBEDDED else config.pose.frame
-
-
-def follow(steps: Generator[Step, None, Inversion], on_step: Callable[[Step], None]) -> Inversion:
-    """Run an optimisation to its end, reporting each step; returns its result."""
-    while True:
-        try:
-            on_step(next(steps))
-        except StopIteration as finished:
-            result: Inversion = finished.value
-            return result
-
-
-def find_device(name: str) -> torch.device:
-    """The device of a name such as `auto`, `cpu`, `cuda` or `cuda:1`.
-
-    Raises:
-        DeviceError: the name is unknown or that device is not here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise DeviceError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices found); use --device cpu, or see "
-            "`headlift doctor`"
-        )
-    return device
 
 
 class Clock:

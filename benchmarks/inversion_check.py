@@ -26,12 +26,12 @@ from headlift.config import PoseConfig, preset
 from headlift.eg3d.camera import orbit, yaw_pitch
 from headlift.eg3d.generator import Generator
 from headlift.errors import HeadliftError
-from headlift.evaluate import check_head
+from headlift.evaluate.check import check_head
+from headlift.invert.follow import follow
 from headlift.invert.invert import invert
 from headlift.invert.preview import pixels
 from headlift.invert.result import Inversion
 from headlift.photo import read_photo
-from headlift.pipeline import follow
 from headlift.pose_estimation.estimate import estimate
 from headlift.poses import photos_in
 from headlift.values import Camera, Crop
