@@ -11,7 +11,8 @@ import torch
 
 from headlift.eg3d.checkpoint import load_checkpoint
 from headlift.eg3d.training.fast import double, planes_table
-from headlift.prior.train import Data, TrainConfig, Trainer, draw_batch, load_data, run, show, total
+from headlift.prior.dataset import Data, load_data
+from headlift.prior.supervised import TrainConfig, Trainer, draw_batch, run, show, total
 from tests.helpers.ball_heads import write_heads
 
 TINY = TrainConfig(
@@ -46,7 +47,7 @@ def _one_thread() -> Iterator[None]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     folder = tmp_path_factory.mktemp("heads")
     write_heads(folder, 6, side=256)
-    return load_data(folder, TINY, folder / "cache")
+    return load_data(folder, folder / "cache", TINY.hull, TINY.box, TINY.seed)
 
 
 def test_the_loss_falls(data: Data) -> None:

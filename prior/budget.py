@@ -1,0 +1,48 @@
+"""What the loops of all stages share: a budget of minutes, a log, files that appear only when they are whole."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Budget:
+    """Minutes that a call may take. SIGTERM ends them at once."""
+
+    def __init__(self, minutes: float) -> None:
+        self.start = time.monotonic()
+        self.minutes = minutes
+        self.stopped = threading.Event()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: self.stopped.set())
+
+    @property
+    def used(self) -> float:
+        """Minutes since the start."""
+        return (time.monotonic() - self.start) / 60
+
+    @property
+    def over(self) -> bool:
+        """Whether to stop."""
+        return self.stopped.is_set() or self.used >= self.minutes
+
+
+def record(out: Path, entry: Mapping[str, float | int]) -> None:
+    """Add a line to the run's `log.jsonl`, and show it."""
+    with open(out / "log.jsonl", "a") as log:
+        log.write(json.dumps({k: round(v, 5) for k, v in entry.items()}) + "\n")
+    print(" ".join(f"{k} {v:.4g}" for k, v in entry.items()), flush=True)
+
+
+def save_state(file: Path, state: Mapping[str, Any]) -> None:
+    """Write what `torch.load` reads, under a temporary name first."""
+    part = file.with_suffix(".part")
+    torch.save(dict(state), part)
+    part.replace(file)

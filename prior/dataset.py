@@ -1,0 +1,104 @@
+"""What training reads: the synthetic heads with what is derived from them once, and pictures on white."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from headlift.prior.codes import Density, feature_table, fit_density
+from headlift.prior.heads import HELD_OUT, Heads, read_heads
+from headlift.prior.hull import dilate, head_cover
+
+
+@dataclass(frozen=True)
+class Data:
+    """What training reads: pictures, thumbnails, codes and the hull."""
+
+    heads: Heads
+    views: Mapping[int, np.ndarray]
+    thumbnails: UInt8[np.ndarray, "n 16 16 4"]
+    density: Density
+    table: Float[np.ndarray, "h f"]
+    numbers: tuple[int, ...]
+    """Heads to learn from."""
+    held_out: tuple[int, ...]
+    hull: Tensor
+    core: Float[Tensor, "k 3"]
+    """Points that lie inside every head, world units."""
+    outside: Float[Tensor, "j 3"]
+    """Centres of cells outside the hull, world units."""
+
+
+def load_data(folder: Path, cache: Path | None, cells: int, box: float, seed: int) -> Data:
+    """Read the heads and derive what does not change: thumbnails, density of codes, hull.
+
+    The hull is a grid of `cells` along each side of the cube of `box` world units; `seed` breaks ties of codes. What
+    is derived is kept in `cache` beside the decoded pictures.
+    """
+    heads = read_heads(folder, None if cache is None else cache / "images.npy", os.cpu_count() or 1)
+    everyone = sorted(heads.params)
+    numbers = tuple(h for h in everyone if h not in HELD_OUT)
+    held_out = tuple(h for h in everyone if h in HELD_OUT)
+    names, table = feature_table([heads.params[h] for h in range(everyone[-1] + 1) if h in heads.params])
+    rank = {h: i for i, h in enumerate(everyone)}
+    density_ = fit_density(names, table[[rank[h] for h in numbers]], seed)
+    derived = None if cache is None else cache / "derived.npz"
+    if derived is not None and derived.exists():
+        stored = np.load(derived)
+        thumbnails, cover = stored["thumbnails"], stored["cover"]
+    else:
+        thumbnails = np.stack([_thumbnail(image) for image in heads.images])
+        wide = sorted(set(heads.head[heads.wide].tolist()) - set(HELD_OUT))
+        chosen = (wide or list(numbers))[:: max(1, len(wide or numbers) // 300)]
+        cover = head_cover(heads, chosen, cells, box)
+        if derived is not None:
+            np.savez(derived, thumbnails=thumbnails, cover=cover)
+    hull = dilate(cover > 0.4, round(0.06 / box * len(cover)))
+    hull[..., : round(0.08 * len(cover))] = False  # few pictures look there, and no head reaches the wall behind it
+    core = ~dilate(~(cover > 0.97), round(0.05 / box * len(cover)))
+    line = ((np.arange(len(cover)) + 0.5) / len(cover) - 0.5) * box
+    centres = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).astype(np.float32)
+    return Data(
+        heads,
+        heads.views(everyone),
+        thumbnails,
+        density_,
+        table,
+        numbers,
+        held_out,
+        torch.from_numpy(hull),
+        torch.from_numpy(centres[core]),
+        torch.from_numpy(centres[~hull]),
+    )
+
+
+def _thumbnail(image: UInt8[np.ndarray, "s s 4"]) -> UInt8[np.ndarray, "16 16 4"]:
+    """16 x 16 means of the picture, premultiplied by alpha."""
+    small = image[:: image.shape[0] // 64, :: image.shape[1] // 64].astype(np.float32)
+    small[..., :3] *= small[..., 3:] / 255
+    return small.reshape(16, 4, 16, 4, 4).mean((1, 3)).astype(np.uint8)
+
+
+def shuffled(count: int, seed: int, index: int) -> int:
+    """The index-th entry of endless random permutations of 0 ... count - 1, one after the other."""
+    return int(_permutation(count, seed, index // count)[index % count])
+
+
+@lru_cache(maxsize=8)
+def _permutation(count: int, seed: int, turn: int) -> Int[np.ndarray, " n"]:
+    return np.random.default_rng((seed, turn)).permutation(count)
+
+
+def on_white(rgba: UInt8[np.ndarray, "*b 4"]) -> Float[np.ndarray, "*b 4"]:
+    """RGB on white and alpha, in [0, 1]."""
+    values = rgba.astype(np.float32) / 255
+    alpha = values[..., 3:]
+    return np.concatenate([values[..., :3] * alpha + 1 - alpha, alpha], axis=-1)
