@@ -14,11 +14,13 @@ import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from headlift.config import (
+    EvaluatePriorConfig,
     ExportConfig,
     GenerateConfig,
     PoseConfig,
     Preset,
     ReconstructConfig,
+    evaluation,
     output_folder,
     preset,
     read_config,
@@ -118,6 +120,29 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """How good a prior is: heads of known truth, one view in, the others compared; goes on where it stopped."""
+
+    what: Positional[Literal["prior"]]
+    """What is measured."""
+    folder: Positional[Path]
+    """Folder with dataset.json and the pictures it names: several views of each head, with transparency."""
+    json: Path | None = None
+    """Also write the figures to this file."""
+    out: Path = Path("out/evaluate-prior")
+    """Folder for figures, table and page."""
+    workers: int = 1
+    """Processes at a time, with one thread each."""
+    overwrite: bool = False
+    """Measure anew, and replace other results."""
+    quiet: bool = False
+    """No progress; errors are still shown."""
+    settings: Annotated[EvaluatePriorConfig, arg(name="")] = field(
+        default_factory=lambda: evaluation(_DEFAULTS.get().preset, _DEFAULTS.get())
+    )
+
+
+@dataclass(frozen=True)
 class WeightsList:
     """Every generator and network known here, and which of them are on this machine."""
 
@@ -203,6 +228,7 @@ def run(arguments: list[str]) -> int:
         | Annotated[Generate, subcommand("generate")]
         | Annotated[Export, subcommand("export")]
         | Annotated[Batch, subcommand("batch")]
+        | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Weights, subcommand("weights")]
         | Annotated[Doctor, subcommand("doctor")],
         args=arguments,
@@ -228,6 +254,8 @@ def _defaults(arguments: list[str]) -> ReconstructConfig:
         return ReconstructConfig()  # the real parser will say what is wrong
     if known.config is not None:
         return read_config(known.config)
+    if known.preset is None and arguments[:1] == ["evaluate"]:
+        return preset("fast")
     return preset(known.preset) if known.preset in get_args(Preset) else ReconstructConfig()
 
 
@@ -386,6 +414,37 @@ def run_batch(verb: Batch) -> int:
     return 0 if any(row.status in ("done", "skipped") for row in rows) else 2
 
 
+def run_evaluate(verb: Evaluate) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from headlift.evaluate.page import notes, table, write_page
+    from headlift.evaluate.prior import evaluate_prior, to_json
+    from headlift.export.files import write_text
+    from headlift.progress import StepProgress
+
+    with StepProgress(verb.quiet) as progress, stop_on_interrupt(progress.note) as should_stop:
+        found = evaluate_prior(
+            verb.folder, verb.out, verb.settings, verb.workers, verb.overwrite, progress.show, should_stop
+        )
+    if found is None:
+        warn("stopped; what is done is kept, and the same command goes on.")
+        return 130
+    write_page(verb.out, found)
+    if verb.json is not None:
+        write_text(verb.json, to_json(found))
+    if not verb.quiet:
+        heading, *lines = table(found)
+        shown = Table(*heading)
+        for line in lines:
+            shown.add_row(*line)
+        Console().print(shown)
+        for note in notes(found):
+            show(note)
+        show(f"The page is {verb.out / 'index.html'}.")
+    return 0
+
+
 def run_weights_list(verb: WeightsList) -> int:
     from rich.console import Console
     from rich.table import Table
@@ -456,6 +515,7 @@ _RUNS: dict[type, Callable[[Any], int]] = {
     Generate: run_generate,
     Export: run_export,
     Batch: run_batch,
+    Evaluate: run_evaluate,
     WeightsList: run_weights_list,
     WeightsImport: run_weights_import,
     WeightsFetch: run_weights_fetch,

@@ -281,6 +281,35 @@ def preset(name: Preset) -> ReconstructConfig:
     return replace(base, inversion=inversion, mesh=mesh, video=video)
 
 
+@dataclass(frozen=True)
+class EvaluatePriorConfig:
+    """How well a prior shows heads whose truth is known: `headlift evaluate prior`."""
+
+    weights: str = "embedded"
+    """The generator: a name from `headlift weights list`, or a .safetensors file. It must draw heads on white."""
+    preset: Preset = "fast"
+    """How much time to spend on each head: fast, standard or thorough."""
+    heads: int | None = None
+    """Only the first so many heads of the folder; all when not given."""
+    baseline: int = 0
+    """So many heads are also tuned from the mean head, without a search for their code, to see what that brings."""
+    distribution: bool = True
+    """Also compare random heads with the folder's (sliced Wasserstein distance)."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
+    seed: int = 0
+    """Seed of everything random."""
+    inversion: InversionConfig = field(default_factory=lambda: evaluation("fast").inversion)
+
+
+def evaluation(name: Preset, base: ReconstructConfig | None = None) -> EvaluatePriorConfig:
+    """The settings under which a prior is measured: a preset's, but for the cameras, which are known and stay."""
+    inversion = (base or preset(name)).inversion
+    return EvaluatePriorConfig(
+        preset=name, inversion=replace(inversion, camera=replace(inversion.camera, enabled=False))
+    )
+
+
 def output_folder(photo: Path) -> Path:
     """Where the results of a photo go when nothing else is said."""
     return Path("out") / photo.stem
