@@ -33,11 +33,13 @@ class Discriminator(nn.Module):
     def forward(
         self,
         image: Float[Tensor, "n 3 h h"],
-        raw: Float[Tensor, "n 3 r r"],
+        raw: Float[Tensor, "n c r r"],
         label: Float[Tensor, "n 25"] | Camera,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "n 1"]:
         """Large for real. The raw picture is resized to the picture's side (bilinear, antialiased).
+
+        With 7 `image_channels` the raw picture has its opacity (in [-1, 1]) as a fourth channel.
 
         `generator` draws the noise on the labels where the spec asks for it; without one there is none.
         """

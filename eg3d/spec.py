@@ -244,7 +244,7 @@ class DiscriminatorSpec:
     channels: tuple[int, ...] = stylegan_channels(512)
     """Widths at 4, 8 ... image_resolution."""
     image_channels: int = 6
-    """Channels of what it sees: picture and raw picture."""
+    """Channels of what it sees: picture and raw picture; 7 with the raw picture's opacity."""
     mapping: MappingSpec = field(default_factory=lambda: MappingSpec(z_dim=0, layers=8))
     """From the camera label to the vector that the last features are projected on; w_dim is its length."""
     group_size: int = 4
