@@ -54,8 +54,9 @@ class View:
 
     @property
     def yaw(self) -> float:
-        """Of the camera, degrees in (-180, 180]."""
-        return math.degrees(float(yaw_pitch(self.camera)[0]))
+        """Of the camera, degrees in (-180, 180]; from behind it is 180 in spite of the label's rounding."""
+        degrees = math.degrees(float(yaw_pitch(self.camera)[0]))
+        return degrees + 360 if degrees < -179.99 else degrees
 
     @property
     def from_front(self) -> float:

@@ -50,8 +50,8 @@ def notes(evaluation: Evaluation) -> list[str]:
     if evaluation.distribution is not None:
         d = evaluation.distribution
         found.append(
-            f"Sliced Wasserstein distance: {np.mean(d.samples):.4f} of random heads to the folder's, "
-            f"{np.mean(d.halves):.4f} of two halves of these, {d.ratio:.2f} times as much (aim: twice); {d.pictures} "
+            f"Sliced Wasserstein distance, times 1000: {d.mean('samples'):.2f} of random heads to the folder's, "
+            f"{d.mean('halves'):.2f} of two halves of these, {d.ratio:.2f} times as much (aim: twice); {d.pictures} "
             "pictures on each side."
         )
     seconds = float(np.mean([sum(row.seconds.values()) for row in evaluation.rows]))

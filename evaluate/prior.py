@@ -27,6 +27,7 @@ from headlift import __version__
 from headlift.config import EvaluatePriorConfig, InversionConfig, LatentConfig
 from headlift.device import find_device
 from headlift.eg3d.generator import Generator
+from headlift.eg3d.training.metrics import sliced_wasserstein
 from headlift.errors import ConfigError, DataError, OutputError
 from headlift.evaluate.crew import Stopped, run_tasks
 from headlift.evaluate.metrics import depth_error, pair, score
@@ -97,13 +98,13 @@ class HeadRow:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Sliced Wasserstein distances on the levels of a Laplacian pyramid, the finest first."""
+    """Sliced Wasserstein distances times 1000, by the side of the Laplacian pyramid's level in pixels."""
 
     key: str
-    samples: tuple[float, ...]
-    """Of random heads to as many pictures of the folder, by level."""
-    halves: tuple[float, ...]
-    """Of one half of the folder's heads to the other, by level."""
+    samples: Mapping[str, float]
+    """Of random heads to as many pictures of the folder."""
+    halves: Mapping[str, float]
+    """Of one half of the folder's heads to the other."""
     pictures: int
     """On each side."""
     seconds: float
@@ -111,7 +112,12 @@ class Distribution:
     @property
     def ratio(self) -> float:
         """How many times as far apart samples and pictures are as two halves of the pictures (means of the levels)."""
-        return float(np.mean(self.samples) / max(float(np.mean(self.halves)), 1e-12))
+        return self.mean("samples") / max(self.mean("halves"), 1e-12)
+
+    def mean(self, which: Literal["samples", "halves"]) -> float:
+        """The mean of the levels."""
+        levels: Mapping[str, float] = getattr(self, which)
+        return float(np.mean(list(levels.values())))
 
 
 @dataclass(frozen=True)
@@ -414,8 +420,8 @@ def compare_distributions(
         halves.append(_distance(second, first, rng))
     row = Distribution(
         key,
-        tuple(np.mean(samples, axis=0).tolist()),
-        tuple(np.mean(halves, axis=0).tolist()),
+        {level: float(np.mean([found[level] for found in samples])) for level in samples[0]},
+        {level: float(np.mean([found[level] for found in halves])) for level in halves[0]},
         sum(len(views) for views in true[:half]),
         time.monotonic() - began,
     )
@@ -423,13 +429,11 @@ def compare_distributions(
     return row, grid([shrink(picture, PICTURE_SIDE) for picture in fronts], columns=8)
 
 
-def _distance(a: Sequence[Tensor], b: Sequence[Tensor], rng: torch.Generator) -> list[float]:
-    from headlift.eg3d.training.metrics import sliced_wasserstein
-
+def _distance(a: Sequence[Tensor], b: Sequence[Tensor], rng: torch.Generator) -> dict[str, float]:
     first, second = torch.cat(list(a)), torch.cat(list(b))
     count = min(len(first), len(second))
-    levels = sliced_wasserstein(_floats(first[:count]), _floats(second[:count]), PROJECTIONS, rng)
-    return [float(level) for level in levels]
+    levels = sliced_wasserstein(_floats(first[:count]), _floats(second[:count]), rng, PROJECTIONS, draws=1)
+    return {str(side): value for side, value in levels.items()}
 
 
 def _bytes(image: Tensor) -> UInt8[Tensor, "n 3 s s"]:
@@ -453,7 +457,6 @@ def collect(tasks: Iterable[Task], sha256: str, config: EvaluatePriorConfig, sec
             views = tuple(ViewRow(**view) for view in table.pop("views"))
             rows[task.start].append(HeadRow(**table, views=views))
         else:
-            table |= {name: tuple(table[name]) for name in ("samples", "halves")}
             distribution = Distribution(**table)
     return Evaluation(tuple(rows["search"]), tuple(rows["mean"]), distribution, sha256, config, seconds)
 
@@ -501,11 +504,11 @@ def to_json(evaluation: Evaluation) -> str:
         table["gain"] = gain(evaluation)
     if distribution is not None:
         table["swd"] = {
-            "samples": float(np.mean(distribution.samples)),
-            "halves": float(np.mean(distribution.halves)),
+            "samples": distribution.mean("samples"),
+            "halves": distribution.mean("halves"),
             "ratio": distribution.ratio,
-            "samples_by_level": list(distribution.samples),
-            "halves_by_level": list(distribution.halves),
+            "samples_by_level": dict(distribution.samples),
+            "halves_by_level": dict(distribution.halves),
             "pictures": distribution.pictures,
         }
     rows = (*evaluation.rows, *evaluation.baseline)
