@@ -14,7 +14,6 @@ those before any activation, float32, indexed [x, y, z].
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from headlift.eg3d.generator import Generator
@@ -35,12 +34,19 @@ from headlift.errors import ConfigError
 Block = tuple[slice, slice, slice]
 
 BLOCK = (8, 8, 32)
-"""Points of a block along x, y and z: the innermost run long, the hidden values half a megabyte."""
+"""Points of a block along x, y and z, the innermost run long: what is decided as a whole."""
+BATCH = 2**14
+"""Points whose hidden values are made at once: small enough to stay near the processor, large enough that calling
+the operators costs little beside them."""
+AHEAD = 64
+"""Batches that may be made before the first is taken, which bounds the memory of those that wait."""
 MARGIN = 3
 """Points around a block that must be on the same side of the level before the block is skipped: one keeps the
 vertices of marching cubes, three the density's gradient at them too."""
 MAX_EXPONENT = 80.0
-"""Beyond this sum of terms exp leaves float32's range, and the terms are added before the softplus instead."""
+"""Larger exponents leave float32's range."""
+MAX_SHIFT = 30.0
+"""With a larger one single factors would vanish where their product does not."""
 
 
 def density_grid(
@@ -57,14 +63,19 @@ def density_grid(
     cubes at that level gives the same vertices. Differentiable in planes and decoder where gradients are wanted.
     Raises ConfigError for a resolution below 2.
     """
-    sigma = torch.empty((resolution,) * 3, device=planes.device)
-    differentiable = torch.is_grad_enabled() and (planes.requires_grad or generator.decoder.net[0].weight.requires_grad)
-    for where, values in density_blocks(generator, planes, resolution, block, level, margin, fill=True):
-        if differentiable:
-            sigma = sigma.index_put(_indices(where, sigma.device), values)
-        else:
-            sigma[where] = values
-    return sigma
+    with torch.autocast(planes.device.type, enabled=False):
+        terms = _terms(generator, planes, resolution)
+        decided = _decided(terms, block, level, margin)
+        blocks = decided.flatten()[:, None, None, None].expand(-1, *block).contiguous()
+        for index, values in _evaluate(terms, block, decided):
+            if values.requires_grad:
+                blocks = blocks.index_copy(0, index, values)
+            else:
+                blocks[index] = values
+    i, j, k = decided.shape
+    a, b, c = block
+    grid = blocks.view(i, j, k, a, b, c).permute(0, 3, 1, 4, 2, 5).reshape(i * a, j * b, k * c)
+    return grid[:resolution, :resolution, :resolution].contiguous()
 
 
 def density_grid_reference(
@@ -95,27 +106,37 @@ def density_blocks(
     block: tuple[int, int, int] = BLOCK,
     level: float | None = None,
     margin: int = MARGIN,
-    fill: bool = False,
 ) -> Iterator[tuple[Block, Float[Tensor, "a b c"]]]:
     """The grid in blocks, each with its place, as they are made; memory is bounded by the two-dimensional terms.
 
-    With a `level`, blocks that provably lie on one side of it together with `margin` points around them are left out,
-    or, with `fill`, come as a bound on that side. Raises ConfigError for a resolution below 2.
+    With a `level`, blocks that provably lie on one side of it together with `margin` points around them are left out.
+    Raises ConfigError for a resolution below 2.
     """
     with torch.autocast(planes.device.type, enabled=False):
         terms = _terms(generator, planes, resolution)
-        decided = None if level is None else _decided(terms, resolution, block, level, margin)
-        steps = [[slice(f, min(f + size, resolution)) for f in range(0, resolution, size)] for size in block]
-        work = _Work(terms, block)
-        with _workers(0 if work.plain or planes.is_cuda else torch.get_num_threads()) as run:
-            for i, x in enumerate(steps[0]):
-                places, values = [], []
-                for (j, y), (k, z) in itertools.product(enumerate(steps[1]), enumerate(steps[2])):
-                    value = math.nan if decided is None else decided[i][j][k]
-                    if fill or math.isnan(value):
-                        places.append((x, y, z))
-                        values.append(value)
-                yield from zip(places, run(work, places, values), strict=True)
+        decided = _decided(terms, block, level, margin)
+        for index, values in _evaluate(terms, block, decided):
+            for corner, piece in zip(
+                np.stack(np.unravel_index(index.cpu(), decided.shape), axis=1), values, strict=True
+            ):
+                x, y, z = (
+                    slice(i * n, min(i * n + n, resolution)) for i, n in zip(corner.tolist(), block, strict=True)
+                )
+                yield (x, y, z), piece[: x.stop - x.start, : y.stop - y.start, : z.stop - z.start]
+
+
+def _evaluate(
+    terms: _Terms, block: tuple[int, int, int], decided: Float[Tensor, "i j k"]
+) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m a b c"]]]:
+    """The blocks that are not decided, some at a time: their numbers, z fastest, and their densities."""
+    work = _Work(terms, block)
+    asked = [
+        part for part in decided.isnan().flatten().nonzero()[:, 0].split(max(1, BATCH // math.prod(block))) if len(part)
+    ]
+    with _workers(0 if work.plain or terms.row.is_cuda else torch.get_num_threads()) as run:
+        for first in range(0, len(asked), AHEAD):
+            some = asked[first : first + AHEAD]
+            yield from zip(some, run(work, some), strict=True)
 
 
 @contextmanager
@@ -156,12 +177,6 @@ class _Terms:
     bias: Float[Tensor, ""]
     """And that row's bias."""
 
-    @property
-    def in_range(self) -> bool:
-        """Whether exp of every term and of every sum of terms stays finite."""
-        top = torch.stack([term.amax(dim=(1, 2)) for term in self.values])
-        return bool((top.clamp_min(0).sum(dim=0) < MAX_EXPONENT).all())
-
 
 def _terms(generator: Generator, planes: Float[Tensor, "1 3 c p p"], resolution: int) -> _Terms:
     unit = grid_axis(resolution, 2.0, planes.device)
@@ -182,63 +197,95 @@ def _terms(generator: Generator, planes: Float[Tensor, "1 3 c p p"], resolution:
 
 
 class _Work:
-    """The densities of a block, made in buffers of each thread's own."""
+    """The densities of some blocks, made in buffers of each thread's own."""
 
     def __init__(self, terms: _Terms, block: tuple[int, int, int]) -> None:
-        self.terms = terms
+        self.terms, self.block = terms, block
         self.plain = torch.is_grad_enabled() and any(v.requires_grad for v in (*terms.values, terms.row))
-        self.product = not self.plain and terms.in_range
-        self.factors = tuple(v.exp() for v in terms.values) if self.product else terms.values
-        self.size = len(terms.row) * math.prod(block)
+        self.counts = _counts(terms, block)
         self.buffers = threading.local()
-
-    def __call__(self, place: Block, value: float) -> Float[Tensor, "a b c"]:
-        """The block at `place`, filled with `value` unless that is NaN."""
-        shape = [s.stop - s.start for s in place]
-        row, bias = self.terms.row, self.terms.bias
-        if not math.isnan(value):
-            return torch.full((), value, device=row.device).expand(shape)
-        parts = [_part(v, axes, place) for v, axes in zip(self.factors, self.terms.axes, strict=True)]
         if self.plain:
-            return torch.einsum("h,habc->abc", row, F.softplus(sum(parts[1:], start=parts[0]))) + bias
+            self.factors = tuple(self._in_blocks(v, axes) for v, axes in zip(terms.values, terms.axes, strict=True))
+            return
+        # Most channels are multiplied: softplus(a + b + c) = m + log(e^-m + e^(a + b + c - m)), with a shift m that
+        # keeps the largest product finite, and each factor scaled to its share of it. Those come first; the terms of
+        # the others are added.
+        tops = torch.stack([term.amax(dim=(1, 2)) for term in terms.values])
+        shift = (tops.sum(dim=0) - MAX_EXPONENT).clamp_min(0)
+        order = shift.argsort()
+        self.multiplied = int((shift <= MAX_SHIFT).sum())
+        self.row, tops, shift = terms.row[order][None], tops[:, order], shift[order]
+        self.factors = tuple(self._in_blocks(v[order], axes) for v, axes in zip(terms.values, terms.axes, strict=True))
+        share = (tops.sum(dim=0) - shift) / len(tops)
+        for factor, top in zip(self.factors, tops, strict=True):
+            product = factor[: self.multiplied]
+            product.add_((share - top)[: self.multiplied, None, None, None]).exp_()
+        self.one = (-shift[: self.multiplied]).exp().view(-1, 1, 1, 1, 1)
+        self.bias = terms.bias + self.row[0, : self.multiplied] @ shift[: self.multiplied]
+
+    def __call__(self, index: Int[Tensor, " m"]) -> Float[Tensor, "m a b c"]:
+        """The blocks with these numbers."""
+        parts = self._parts(index)
+        if self.plain:
+            summed = F.softplus(sum(parts[1:], start=parts[0]))
+            return torch.einsum("h,hmabc->mabc", self.terms.row, summed) + self.terms.bias
         with torch.no_grad():
-            hidden = self._buffer("hidden", shape)
-            combine = torch.mul if self.product else torch.add
-            combine(parts[0], parts[1], out=hidden)
-            for part in parts[2:]:
-                combine(hidden, part, out=hidden)
-            if self.product:
-                hidden.add_(1).log_()
-            else:
+            hidden = self._buffer("hidden", len(index))
+            product, added = hidden[: self.multiplied], hidden[self.multiplied :]
+            _combine(torch.mul, [part[: self.multiplied] for part in parts], product)
+            product.add_(self.one).log_()
+            if len(added):
                 # softplus(p) = max(p, 0) + log(1 + exp(-|p|)), whatever the size of p
-                spare = torch.abs(hidden, out=self._buffer("spare", shape))
-                hidden.clamp_min_(0).add_(spare.neg_().exp_().add_(1).log_())
-            return (row[None] @ hidden.flatten(1)).add_(bias).view(shape)
+                _combine(torch.add, [part[self.multiplied :] for part in parts], added)
+                spare = torch.abs(added, out=self._buffer("spare", len(index))[self.multiplied :])
+                added.clamp_min_(0).add_(spare.neg_().exp_().add_(1).log_())
+            return (self.row @ hidden.flatten(1)).add_(self.bias).view(len(index), *self.block)
 
-    def _buffer(self, name: str, shape: list[int]) -> Float[Tensor, "h a b c"]:
-        if not hasattr(self.buffers, name):
-            setattr(self.buffers, name, torch.empty(self.size, device=self.terms.row.device))
+    def _in_blocks(self, values: Float[Tensor, "h r r"], axes: tuple[int, int]) -> Float[Tensor, "h n p q"]:
+        """A plane's values cut into the blocks' shares of it, row after row."""
+        p, q = (self.block[axis] for axis in axes)
+        rows, columns = (self.counts[axis] for axis in axes)
+        over = (0, columns * q - values.shape[2], 0, rows * p - values.shape[1])
+        values = F.pad(values[None], over, mode="replicate")[0]
+        return values.view(-1, rows, p, columns, q).transpose(2, 3).reshape(-1, rows * columns, p, q)
+
+    def _parts(self, index: Int[Tensor, " m"]) -> list[Tensor]:
+        """What each plane gives to the blocks, [h, m, a, b, c] with one axis of length one where it is constant."""
+        _, j, k = self.counts
+        place = (index // (j * k), index // k % j, index % k)
+        return [
+            factor.index_select(1, place[a] * self.counts[b] + place[b]).unsqueeze(2 + ({0, 1, 2} - {a, b}).pop())
+            for factor, (a, b) in zip(self.factors, self.terms.axes, strict=True)
+        ]
+
+    def _buffer(self, name: str, blocks: int) -> Float[Tensor, "h m a b c"]:
+        size = len(self.terms.row) * blocks * math.prod(self.block)
+        if not hasattr(self.buffers, name) or len(getattr(self.buffers, name)) < size:
+            setattr(self.buffers, name, torch.empty(size, device=self.terms.row.device))
         buffer: Tensor = getattr(self.buffers, name)
-        return buffer[: len(self.terms.row) * math.prod(shape)].view(-1, *shape)
+        return buffer[:size].view(-1, blocks, *self.block)
 
 
-def _part(term: Float[Tensor, "h a b"], axes: tuple[int, int], place: Block) -> Tensor:
-    """The piece of a term that a block needs, with an axis of length one where it is constant."""
-    piece = term[:, place[axes[0]], place[axes[1]]]
-    return piece.unsqueeze(1 + ({0, 1, 2} - set(axes)).pop())
+def _counts(terms: _Terms, block: tuple[int, int, int]) -> tuple[int, ...]:
+    """How many blocks lie along each axis."""
+    return tuple(-(-terms.values[0].shape[1] // size) for size in block)
 
 
-def _decided(
-    terms: _Terms, resolution: int, block: tuple[int, int, int], level: float, margin: int
-) -> list[list[list[float]]]:
+def _combine(operation: Callable[..., Tensor], parts: list[Tensor], out: Tensor) -> None:
+    operation(parts[0], parts[1], out=out)
+    for part in parts[2:]:
+        operation(out, part, out=out)
+
+
+def _decided(terms: _Terms, block: tuple[int, int, int], level: float | None, margin: int) -> Float[Tensor, "i j k"]:
     """For each block a bound on the side of the level where all of it lies, or NaN where that is not certain."""
+    if level is None:
+        return torch.full(_counts(terms, block), math.nan, device=terms.row.device)
     with torch.no_grad():
         upper, lower, slack = density_bounds(terms, block, margin)
         value = torch.full_like(upper, math.nan)
         value = torch.where(upper + slack < level, upper + slack, value)
-        value = torch.where(lower - slack > level, lower - slack, value)
-        found: list[list[list[float]]] = value.tolist()
-        return found
+        return torch.where(lower - slack > level, lower - slack, value)
 
 
 def density_bounds(
@@ -303,11 +350,6 @@ def _greatest(
     for position, axis in enumerate((*axes, rest)):
         order[axis] = position
     return torch.stack(found).permute(order)
-
-
-def _indices(where: Block, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    axes = [torch.arange(s.start, s.stop, device=device) for s in where]
-    return axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :]
 
 
 def published_grid(resolution: int, side: float) -> tuple[Float[Tensor, "1 m 3"], Float[np.ndarray, " xyz"], float]:
