@@ -24,17 +24,17 @@ def views(
 ) -> list[UInt8[np.ndarray, "h w 3"]]:
     """One random head from several yaws (degrees); deterministic by seed."""
     z = torch.randn(1, generator.spec.mapping.z_dim, generator=torch.Generator().manual_seed(seed))
-    ws = generator.mapping(z, truncation_psi=psi)
+    ws = generator.mapping(z.to(generator.w_avg.device), truncation_psi=psi)
     planes = generator.planes(ws)
     pictures = []
     for yaw in yaws:
         camera = orbit(math.radians(yaw), 0.0, **(WIDE if wide else {}))  # type: ignore[arg-type]
-        image = generator.render(planes, ws, camera).image[0]
+        image = generator.render(planes, ws, camera.to(planes.device)).image[0].cpu()
         pictures.append(((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
     return pictures
 
 
-def sheet(rows: list[list[UInt8[np.ndarray, "h w 3"]]], side: int) -> UInt8[np.ndarray, "h w 3"]:
+def sheet(rows: list[list[UInt8[np.ndarray, "h w 3"]]], side: int) -> UInt8[np.ndarray, "height width 3"]:
     """Pictures side by side, each `side` pixels wide."""
     from PIL import Image
 

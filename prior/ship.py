@@ -1,4 +1,4 @@
-"""Make the file that ships out of a run: `python -m headlift.prior.ship RUN FILE`."""
+"""Make the file that ships out of a run: `python -m headlift.prior.ship RUN FILE`; or small parts to carry away."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import hashlib
 import json
 from pathlib import Path
 
-from headlift.eg3d.checkpoint import load_checkpoint, read_metadata, save_checkpoint
+from headlift.eg3d.checkpoint import load_checkpoint, load_discriminator, read_metadata, save_checkpoint
+
+PART = 15 * 2**20
+"""Bytes of a part at most."""
 
 
 def ship(run: Path, file: Path) -> str:
@@ -24,6 +27,32 @@ def ship(run: Path, file: Path) -> str:
     }
     save_checkpoint(file, load_checkpoint(weights, "cpu"), metadata, half=True)
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def carry_away(run: Path, limit: int = PART) -> str:
+    """Write a run's generator, and its discriminator if it has one, to `RUN/parts`: in half precision, without the
+    optimiser's state, in files of at most `limit` bytes. Returns the command that joins them, which is also in
+    `parts/join.sh`; it checks the sums."""
+    folder = run / "parts"
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.safetensors.part??"):
+        old.unlink()
+    lines = ["set -e", 'cd "$(dirname "$0")"']
+    for name, read in (("ema", load_checkpoint), ("discriminator", load_discriminator)):
+        source = run / f"{name}.safetensors"
+        if not source.exists():
+            continue
+        whole = folder / source.name
+        metadata = {k: v for k, v in read_metadata(source).items() if k not in ("kind", "spec")}
+        save_checkpoint(whole, read(source), metadata, half=True)
+        data = whole.read_bytes()
+        whole.unlink()
+        for i, start in enumerate(range(0, len(data), limit)):
+            (folder / f"{source.name}.part{i:02d}").write_bytes(data[start : start + limit])
+        lines.append(f"cat {source.name}.part?? > {source.name}")
+        lines.append(f'echo "{hashlib.sha256(data).hexdigest()}  {source.name}" | sha256sum -c')
+    (folder / "join.sh").write_text("\n".join(lines) + "\n")
+    return f"sh {folder / 'join.sh'}"
 
 
 def main() -> None:

@@ -197,6 +197,18 @@ def test_gradients_that_are_no_numbers_become_zero() -> None:
     assert parameter.grad.tolist() == [0.0, 1e5, -1e5, 2.0]
 
 
+def test_the_blur_meets_real_raw_pictures_and_on_demand_the_others() -> None:
+    run = trainer(CONFIG)
+    (real,), label = reals(run), reals(run)[0].fake_labels[0]
+    raws = [replace(run._chunk(0, slice(0, 4)), course=replace(run.course, sigma=sigma)) for sigma in (0.0, 2.0)]
+    assert torch.equal(blur(run._real_pair(real, raws[0])[1], 2.0), run._real_pair(real, raws[1])[1])
+    raws = [replace(run._chunk(0, slice(0, 4)), course=replace(run.course, sigma=sigma)) for sigma in (0.0, 2.0)]
+    assert torch.equal(run._fake(label, raws[0])[1], run._fake(label, raws[1])[1])
+    both = trainer(replace(CONFIG, blur_fake_raw=True))
+    raws = [replace(both._chunk(0, slice(0, 4)), course=replace(both.course, sigma=sigma)) for sigma in (0.0, 2.0)]
+    assert torch.equal(blur(both._fake(label, raws[0])[1], 2.0), both._fake(label, raws[1])[1])
+
+
 def test_swapped_poses_and_masks() -> None:
     """A generator that is conditioned on cameras sees the neighbour's when swapped; one channel more is opacity."""
     run = trainer(replace(CONFIG, bf16=False), conditioned=True)

@@ -82,6 +82,9 @@ class AdversarialConfig:
     """Blur on what the discriminator sees at the start, pixels."""
     blur_fade_kimg: float = 200.0
     """Images, in thousands, over which it fades with a batch of 32; in proportion to the batch."""
+    blur_fake_raw: bool = False
+    """Blur the generator's raw pictures as well; published is a blur of the real ones alone, which asks a generator
+    that is sharp already to lose its detail."""
     neural_initial: int | None = None
     """Side of the rendered feature map at the start, pixels; None for the spec's."""
     neural_final: int | None = None
@@ -244,13 +247,10 @@ class AdversarialTrainer:
             self.discriminator_parameters, lr=lr, betas=betas, eps=config.epsilon
         )
         self.step = 0
+        self.images = 0
+        """Real images seen so far, over all ranks."""
         self.augment_p = config.augment_p if config.augment != "none" else 0.0
         self.signs, self.counted = 0.0, 0
-
-    @property
-    def images(self) -> int:
-        """Real images seen so far, over all ranks."""
-        return self.step * self.config.batch
 
     @property
     def course(self) -> Course:
@@ -289,6 +289,7 @@ class AdversarialTrainer:
         self._adapt(values["sign"])
         course = self.course
         self.step += 1
+        self.images += self.config.batch
         return values | {"p": self.augment_p, "sigma": course.sigma, "neural": course.neural, "swap": course.swap}
 
     def state(self) -> dict[str, Any]:
@@ -296,6 +297,7 @@ class AdversarialTrainer:
         return {
             "config": asdict(self.config),
             "step": self.step,
+            "images": self.images,
             "augment": [self.augment_p, self.signs, self.counted],
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
@@ -306,7 +308,7 @@ class AdversarialTrainer:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        self.step = state["step"]
+        self.step, self.images = state["step"], state["images"]
         self.augment_p, self.signs, self.counted = state["augment"]
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
@@ -413,6 +415,8 @@ class AdversarialTrainer:
             planes = generator.planes(ws, self.config.noise_mode, chunk.inner)
             seen = generator.render(planes, ws, Camera.from_label(label), chunk.course.neural, Jitter(coarse, fine))
         raw = torch.cat([seen.raw, seen.alpha * 2 - 1], dim=1) if self.masks else seen.raw
+        if self.config.blur_fake_raw:
+            raw = blur(raw, chunk.course.sigma)
         return seen.image.float(), raw.float(), w
 
     def _real_pair(self, real: Reals, chunk: _Chunk) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,155 @@
+"""The prior's adversarial stage on a few balls: from the supervised run to weights that can be carried away."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from headlift.eg3d.checkpoint import load_checkpoint, load_discriminator
+from headlift.eg3d.training.step import Reals
+from headlift.errors import ConfigError
+from headlift.prior import adversarial
+from headlift.prior.adversarial import PRIOR, Feed, Measure, Pool, StageConfig, read_pool
+from headlift.prior.ship import carry_away
+from headlift.prior.train import main, parse
+from tests.helpers.ball_heads import write_heads
+
+PLACE = slice(0, 2)
+CONFIG = replace(PRIOR, batch=2, density_points=20, hold_kimg=0.0, blur_fade_kimg=0.5, neural_initial=16, bf16=False)
+STAGE = StageConfig(
+    judge_base=256, judge_most=8, kimg=0.006, swd_images=2, swd_draws=1, swd_projections=16, sheet_heads=1
+)  # three steps
+SUPERVISED = ["--widths", "8,8", "--plane-channels", "4", "--w-dim", "8", "--hidden", "8", "--features", "4"]
+SUPERVISED += ["--superres", "4,4", "--heads", "2", "--patch", "16", "--rays", "8", "--others", "1", "--coarse", "4"]
+SUPERVISED += ["--fine", "4", "--hull", "16", "--steps", "1", "--warmup", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("heads")
+    write_heads(folder, 3, side=256)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the supervised stage, one step long, from the command line."""
+    out = tmp_path_factory.mktemp("supervised")
+    main([str(heads), str(out), "--cache", str(heads / "cache"), *SUPERVISED])
+    return out
+
+
+@pytest.fixture(scope="module")
+def pool(heads: Path) -> Pool:
+    return read_pool(heads, heads / "cache")
+
+
+def test_pictures_come_on_white_with_their_cameras_and_mirrored_ones_with_mirrored_cameras(pool: Pool) -> None:
+    feed = Feed(pool, replace(CONFIG, batch=24), True, torch.device("cpu"))
+    (found,) = feed.take(0, [slice(0, 24)], 256)
+    assert found.alpha is not None
+    assert found.image.min() >= -1
+    assert torch.equal(
+        found.image[(found.alpha == 0).expand_as(found.image)],
+        torch.tensor(1.0).expand(int((found.alpha == 0).sum()) * 3),
+    )
+    rgba = torch.from_numpy(np.array(pool.images)).permute(0, 3, 1, 2).float() / 255
+    white = (rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]) * 2 - 1
+    plain = mirrored = 0
+    for image, label in zip(found.image, found.label, strict=True):
+        rows = [torch.isclose(torch.from_numpy(pool.labels[i]), label, atol=1e-5).all(1) for i in range(2)]
+        plain += any(torch.allclose(x, image, atol=1e-5) for x in white[rows[0]])
+        mirrored += any(torch.allclose(x, image.flip(2), atol=1e-5) for x in white[rows[1]])
+    assert plain + mirrored >= 24  # each picture is one of the pool's under its own camera, or both mirrored
+    assert min(plain, mirrored) > 3
+    everyone = torch.cat([torch.from_numpy(pool.labels[i]) for i in range(2)])
+    assert all(torch.isclose(everyone, x).all(1).any() for x in found.fake_labels.flatten(0, 1))
+
+
+def test_what_a_step_sees_depends_on_nothing_but_seed_and_step(pool: Pool) -> None:
+    feed = Feed(pool, replace(CONFIG, batch=4), True, torch.device("cpu"))
+    ahead = Feed(pool, replace(CONFIG, batch=4), True, torch.device("cpu"), workers=2)
+
+    def take(feed: Feed, step: int) -> Reals:
+        parts = feed.take(step, [slice(0, 2), slice(2, 4)], 64)
+        image, alpha, label = (torch.cat([getattr(part, k) for part in parts]) for k in ("image", "alpha", "label"))
+        return Reals(image, alpha, label, torch.cat([part.fake_labels for part in parts], dim=1))
+
+    (whole,) = feed.take(3, [slice(0, 4)], 64)
+    for step in (2, 3):
+        one, other = take(feed, step), take(ahead, step)
+        assert torch.equal(one.image, other.image)
+        assert torch.equal(one.label, other.label)
+    assert torch.equal(take(feed, 3).image, whole.image)
+    assert not torch.equal(take(feed, 2).image, whole.image)
+
+
+def test_a_run_resumes_bit_for_bit_and_leaves_what_is_needed(
+    pool: Pool, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = adversarial.run(pool, tmp_path / "whole", CONFIG, STAGE, 5.0, start)
+    assert whole.step == 3
+    short = replace(STAGE, kimg=0.002)
+    adversarial.run(pool, tmp_path / "parts", CONFIG, short, 5.0, start)
+    parts = adversarial.run(pool, tmp_path / "parts", CONFIG, STAGE, 5.0, workers=2)
+    for name in ("generator", "discriminator", "ema"):
+        one, other = getattr(whole, name).state_dict(), getattr(parts, name).state_dict()
+        assert all(torch.equal(value, other[key]) for key, value in one.items()), name
+    log = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 3
+    assert log[-1]["swd"] > 0
+    assert log[-1]["swd_data"] > 0
+    assert (tmp_path / "parts" / "samples.png").stat().st_size > 1000
+    supervised = load_checkpoint(start / "ema.safetensors")
+    learned = load_checkpoint(tmp_path / "parts" / "ema.safetensors")
+    assert learned.spec == supervised.spec
+    assert not torch.equal(learned.decoder.layers()[0], supervised.decoder.layers()[0])
+    assert load_discriminator(tmp_path / "parts" / "discriminator.safetensors").spec.image_channels == 7
+
+
+def test_carried_parts_join_again(start: Path) -> None:
+    command = carry_away(start, limit=20_000)
+    parts = sorted((start / "parts").glob("*.part??"))
+    assert len(parts) > 2
+    assert max(part.stat().st_size for part in parts) <= 20_000
+    joined = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+    assert joined.returncode == 0, joined.stderr
+    assert load_checkpoint(start / "parts" / "ema.safetensors").spec == load_checkpoint(start / "ema.safetensors").spec
+    parts[0].write_bytes(b"x" + parts[0].read_bytes()[1:])
+    assert subprocess.run(command.split(), capture_output=True, check=False).returncode != 0
+
+
+def test_without_a_start_there_is_advice(pool: Pool, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--start-from"):
+        adversarial.run(pool, tmp_path / "new", CONFIG, STAGE, 5.0)
+
+
+def test_pictures_of_the_data_are_nearer_than_the_generators(pool: Pool, start: Path) -> None:
+    measure = Measure(pool, replace(STAGE, swd_images=6, swd_projections=64), 256, torch.device("cpu"))
+    found = measure(load_checkpoint(start / "ema.safetensors"))
+    assert 0 < found["swd_data"] < found["swd"]
+    assert {f"swd_{side}" for side in (256, 128, 64, 32, 16)} < set(found)
+
+
+def test_flags_of_both_stages() -> None:
+    stage, options = parse(["data", "out", "--heads", "3", "--lr", "0.5"])
+    assert (stage, options["heads"], options["lr"], options["minutes"]) == ("supervised", 3, 0.5, 9.0)
+    flags = ["--stage", "adversarial", "--chunk", "8", "--ema-rampup", "none", "--no-bf16", "--augment", "fixed"]
+    stage, options = parse(["data", "out", *flags])
+    assert (stage, options["chunk"], options["ema_rampup"], options["bf16"]) == ("adversarial", 8, None, False)
+    assert (options["augment"], options["noise_mode"], options["masks"]) == ("fixed", "none", True)
+
+
+@pytest.mark.parametrize("module", ["headlift.prior.train"])
+def test_training_needs_few_packages(module: str) -> None:
+    code = f"import sys, {module}; print(' '.join(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    foreign = {"cv2", "scipy", "skimage", "trimesh", "lpips", "torchvision", "mediapipe", "rich", "tyro", "pooch", "av"}
+    assert not foreign & set(loaded)
