@@ -531,7 +531,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(data, config, device, workers)
     if (out / "state.pt").exists():
-        # To the processor first: Adam's step counters stay where they are loaded, and on a GPU each would be waited for.
+        # To the processor first: Adam's step counters stay where they are loaded, and a GPU would be waited for.
         trainer.load(torch.load(out / "state.pt", map_location="cpu", weights_only=True))
         print(f"going on at step {trainer.step}", flush=True)
     elif start_from is not None:
