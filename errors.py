@@ -45,3 +45,7 @@ class DeviceError(HeadliftError):
 
 class ConfigError(HeadliftError):
     """A setting is unknown, out of range, or contradicts another."""
+
+
+class DataError(HeadliftError):
+    """A data set, or what one is made from, is missing, damaged or of another form than expected."""
