@@ -1,4 +1,4 @@
-"""The sliced Wasserstein distance and the error of depth: laws, and numbers by hand."""
+"""The sliced Wasserstein distance: laws, and numbers by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 
 from headlift.eg3d.training.adversarial import blur
 from headlift.eg3d.training.metrics import (
-    depth_error,
     double,
     halve,
     laplacian_pyramid,
@@ -81,14 +80,3 @@ def test_the_pyramid_adds_up_again() -> None:
     flat = torch.full((1, 3, 32, 32), 0.3)
     assert torch.allclose(halve(flat), torch.full((1, 3, 16, 16), 0.3))
     assert torch.allclose(double(flat)[..., 4:-4, 4:-4], torch.tensor(0.3))
-
-
-def test_the_error_of_depth_by_hand() -> None:
-    truth = torch.tensor([2.0, 2.1, 2.2, 2.3, 9.0])
-    counted = torch.tensor([True, True, True, True, False])
-    assert depth_error(truth + 0.5, truth, counted).item() == pytest.approx(0, abs=1e-6)
-    wrong = truth + torch.tensor([0.1, 0.1, 0.4, 0.0, 7.0])
-    # differences 0.1 0.1 0.4 0.0: median (the lower one) 0.1; then 0 0 0.3 0.1 with the lower median 0
-    assert depth_error(wrong, truth, counted).item() == pytest.approx(0.0, abs=1e-6)
-    wrong = truth + torch.tensor([0.3, 0.1, 0.5, 0.0, 7.0])
-    assert depth_error(wrong, truth, counted).item() == pytest.approx(0.1, abs=1e-6)

@@ -1,10 +1,10 @@
-"""Measures of progress that need no downloaded network."""
+"""The sliced Wasserstein distance: a measure of progress that needs no downloaded network."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 PATCH = 7
@@ -95,12 +95,3 @@ def _descriptors(level: Float[Tensor, "n c h h"], y: Tensor, x: Tensor) -> Float
     deviation, mean = torch.std_mean(patches, dim=(0, 2, 3), keepdim=True, correction=0)
     patches = (patches - mean) / deviation.clamp(min=1e-8)
     return patches.transpose(1, 2).reshape(n * y.shape[1], -1)
-
-
-def depth_error(
-    depth: Float[Tensor, "*b"], truth: Float[Tensor, "*b"], counted: Bool[Tensor, "*b"]
-) -> Float[Tensor, ""]:
-    """Median of |depth - truth - shift| over the counted pixels, with the shift that is best for their mean: the median
-    of the difference. World units; both are distances along the ray."""
-    difference = (depth - truth)[counted]
-    return (difference - difference.median()).abs().median()
