@@ -290,7 +290,7 @@ def test_the_generators_own_heads_are_shown_almost_perfectly(
     assert row.depth is not None
     assert row.depth < 1e-3
     assert row.reason == "known"
-    assert shown.shape == (2 * 32 + 4, 5 * 36 - 4, 3)
+    assert shown.shape == (2 * 192 + 4, 5 * 196 - 4, 3)
 
 
 def test_evaluation_resumes_and_refuses(folder: Path, weights: str, tmp_path: Path) -> None:
