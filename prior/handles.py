@@ -261,7 +261,7 @@ def strip(
     ws: Float[Tensor, "1 l w"],
     amounts: Sequence[float] = (-2.0, -1.0, 0.0, 1.0, 2.0),
     side: int = 128,
-) -> UInt8[np.ndarray, "h w 3"]:
+) -> UInt8[np.ndarray, "i j 3"]:
     """One head moved along each direction, a row each."""
     front = orbit(0.0, 0.0)
     still = shrink(to_uint8(_seen(generator, ws, front)), side)
