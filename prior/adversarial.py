@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from headlift.eg3d.camera import mirror
-from headlift.eg3d.checkpoint import load_checkpoint, load_discriminator, read_spec, save_checkpoint
+from headlift.eg3d.checkpoint import load_checkpoint, load_discriminator, read_metadata, read_spec, save_checkpoint
 from headlift.eg3d.discriminator import Discriminator
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.spec import DiscriminatorSpec, GeneratorSpec, MappingSpec, stylegan_channels
@@ -61,6 +61,8 @@ class StageConfig:
     """Images whose spread the discriminator compares."""
     masks: bool = True
     """The discriminator sees the opacity of the raw picture as a seventh channel."""
+    condition: bool = False
+    """The generator is conditioned on cameras, which the supervised stage leaves out (`zero_label`)."""
     mirrored: bool = True
     """Half of the pictures are mirrored, with their cameras."""
     kimg: float = 25_000.0
@@ -184,18 +186,35 @@ def begin(
 ) -> AdversarialTrainer:
     """A trainer with the generator of a run (a folder with `ema.safetensors`, or such a file).
 
-    Its discriminator is taken over as well if there is one of the same kind; else it is new.
+    If a discriminator of the same kind lies beside it, as in the parts of an adversarial run, it is taken over and the
+    schedules go on where it was; else it is new, and they begin.
     """
     file = start_from / "ema.safetensors" if start_from.is_dir() else start_from
     generator = load_checkpoint(file)
-    spec = judge_spec(generator.spec, stage)
-    stored = file.with_name(DISCRIMINATOR)
-    if stored.exists() and read_spec(stored) == spec:
-        discriminator = load_discriminator(stored)
-    else:
-        torch.manual_seed(config.seed)  # initial weights only; steps draw from generators of their own
-        discriminator = Discriminator(spec)
-    return AdversarialTrainer(generator.to(device), discriminator.to(device), config, ranks)
+    if stage.condition:
+        generator = conditioned(generator)
+    spec, stored = judge_spec(generator.spec, stage), file.with_name(DISCRIMINATOR)
+    known = stored.exists() and read_spec(stored) == spec
+    torch.manual_seed(config.seed)  # initial weights only; steps draw from generators of their own
+    discriminator = load_discriminator(stored) if known else Discriminator(spec)
+    trainer = AdversarialTrainer(generator.to(device), discriminator.to(device), config, ranks)
+    if known:
+        metadata = read_metadata(stored)
+        trainer.step, trainer.images = int(metadata["step"]), int(metadata["images"])
+    return trainer
+
+
+@torch.no_grad()
+def conditioned(generator: Generator) -> Generator:
+    """The same generator with pose conditioning (EG3D section 4.4): its mapping looks at the camera, which changes
+    nothing at first."""
+    spec = generator.spec
+    if not spec.mapping.zero_label:
+        return generator
+    changed = Generator(replace(spec, mapping=replace(spec.mapping, zero_label=False)))
+    changed.load_state_dict(generator.state_dict())
+    changed.get_parameter("backbone.mapping.fc0.weight")[:, spec.mapping.z_dim :] = 0
+    return changed.eval()
 
 
 def resume(out: Path, config: AdversarialConfig, device: torch.device, ranks: Ranks) -> AdversarialTrainer:

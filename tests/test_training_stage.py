@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from headlift.eg3d.checkpoint import load_checkpoint, load_discriminator
+from headlift.eg3d.training.ranks import Ranks
 from headlift.eg3d.training.step import Reals
 from headlift.errors import ConfigError
 from headlift.prior import adversarial
-from headlift.prior.adversarial import PRIOR, Feed, Measure, Pool, StageConfig, read_pool
+from headlift.prior.adversarial import PRIOR, Feed, Measure, Pool, StageConfig, begin, read_pool
 from headlift.prior.ship import carry_away
 from headlift.prior.train import main, parse
 from tests.helpers.ball_heads import write_heads
@@ -124,6 +125,33 @@ def test_carried_parts_join_again(start: Path) -> None:
     assert load_checkpoint(start / "parts" / "ema.safetensors").spec == load_checkpoint(start / "ema.safetensors").spec
     parts[0].write_bytes(b"x" + parts[0].read_bytes()[1:])
     assert subprocess.run(command.split(), capture_output=True, check=False).returncode != 0
+
+
+def test_a_run_goes_on_from_carried_weights(pool: Pool, start: Path, tmp_path: Path) -> None:
+    old = adversarial.run(pool, tmp_path / "old", CONFIG, replace(STAGE, kimg=0.002), 5.0, start)
+    command = carry_away(tmp_path / "old")
+    subprocess.run(command.split(), check=True, capture_output=True)
+    new = begin(tmp_path / "old" / "parts", CONFIG, STAGE, torch.device("cpu"), Ranks())
+    assert (new.step, new.images) == (old.step, old.images) == (1, 2)
+    for name in ("ema", "discriminator"):
+        one, other = getattr(old, name).state_dict(), getattr(new, name).state_dict()
+        assert all(torch.allclose(value, other[key], rtol=1e-3, atol=1e-4) for key, value in one.items()), name
+    fresh = begin(tmp_path / "old" / "parts", CONFIG, replace(STAGE, judge_most=4), torch.device("cpu"), Ranks())
+    assert (fresh.step, fresh.images) == (0, 0)
+
+
+def test_pose_conditioning_changes_nothing_at_first_and_is_learned(pool: Pool, start: Path) -> None:
+    plain, new = (
+        begin(start, replace(CONFIG, mapping_share=1.0), replace(STAGE, condition=c), torch.device("cpu"), Ranks())
+        for c in (False, True)
+    )
+    z = torch.randn(4, plain.generator.spec.mapping.z_dim, generator=torch.Generator().manual_seed(0))
+    label, other = torch.from_numpy(pool.labels[0, :4]), torch.from_numpy(pool.labels[1, 4:8])
+    assert not new.generator.spec.mapping.zero_label
+    assert torch.allclose(plain.generator.mapping(z, label), new.generator.mapping(z, label), atol=1e-6)
+    feed = Feed(pool, CONFIG, True, torch.device("cpu"))
+    new.take_step(feed.take(0, new.places, 256))
+    assert not torch.allclose(new.generator.mapping(z, label), new.generator.mapping(z, other), atol=1e-6)
 
 
 def test_without_a_start_there_is_advice(pool: Pool, tmp_path: Path) -> None:
