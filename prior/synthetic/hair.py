@@ -143,7 +143,7 @@ def grow(skin: Mesh, groom: Groom, mask: Float[np.ndarray, " v"], rng: np.random
     lines, tangents, distance = _fall(groom, roots, length, comb, skull, rng)
     if groom.curl > 0:
         lines, tangents = _curl(groom, roots, lines, tangents, rng)
-    outward = np.repeat(roots.normal[:, None], segments + 1, 1) if skull is None else _unit(lines - skull.centre, 0)
+    outward = np.repeat(roots.normal[:, None], segments + 1, 1) if skull is None else _unit(lines - skull.centre, 0.0)
     normal = _unit(outward - tangents * (outward * tangents).sum(2, keepdims=True) * 0.85, 1e-6)
     across = _unit(np.cross(tangents, normal), 1e-6)
     taper = np.linspace(1, 0.55, segments + 1)[None, :, None]
@@ -185,7 +185,7 @@ def _roots(skin: Mesh, groom: Groom, mask: Float[np.ndarray, " v"], rng: np.rand
     def mix(values: np.ndarray) -> np.ndarray:
         return (values[triangles[face]] * share).sum(1)
 
-    return Roots(mix(skin.positions), _unit(mix(skin.normals), 0), mix(skin.rest))
+    return Roots(mix(skin.positions), _unit(mix(skin.normals), 0.0), mix(skin.rest))
 
 
 def _combing(
@@ -241,7 +241,7 @@ def _fall(
     lift: float | np.ndarray = groom.lift
     if groom.kind not in ("beard", "afro", "buzz"):
         lift = (groom.lift * (0.25 + 0.75 * smoothstep(7.2, 7.7, y)))[:, None]
-    direction = _unit(normal * lift + along, 0)
+    direction = _unit(normal * lift + along, 0.0)
     distance = rng.uniform(0, 1, n) ** 0.7 * groom.layer * CM + 0.0015
     stray = rng.normal(0, groom.mess, (n, 3))
     clump = np.stack([np.sin(x * 9 + y * 7), np.sin(z * 8 + y * 5), np.cos(x * 7 - z * 9)], 1) * groom.mess * 0.6
@@ -250,7 +250,7 @@ def _fall(
         t = (k + 1) / segments
         weight = np.array([0, -1, 0]) * groom.grav * (0.25 + 0.75 * t) * np.minimum(1, length / 8)[:, None]
         noise = (stray + clump) * 0.35 + rng.normal(0, 1, (n, 3)) * groom.kink
-        q = p + _unit(direction + 0.35 * along * (1 - t) + weight + noise, 0) * step
+        q = p + _unit(direction + 0.35 * along * (1 - t) + weight + noise, 0.0) * step
         if skull is not None:
             q = skull.push(q, distance * min(1, (k + 1) / 3))
         move = q - p
