@@ -172,8 +172,7 @@ def test_chunks_give_the_gradients_of_one_larger_batch() -> None:
 def test_two_processes_take_the_step_of_one_with_twice_the_batch(tmp_path: Path) -> None:
     """Two gloo ranks with two images each, against one process that takes the same two chunks one after the other."""
     script = Path(__file__).parent / "helpers" / "tiny_gan.py"
-    root = Path(__file__).resolve().parents[1]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script, tmp_path]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -227,4 +226,11 @@ def test_swapped_poses_and_masks() -> None:
 def test_what_does_not_divide_is_refused() -> None:
     with pytest.raises(ConfigError, match="chunks of 3"):
         trainer(replace(CONFIG, chunk=3))
+    with pytest.raises(ConfigError, match="5 channels"):
+        trainer(CONFIG, channels=5)
+
+
+def test_augmentation_starts_as_published() -> None:
+    kinds = {kind: trainer(replace(CONFIG, augment=kind)).augment_p for kind in ("none", "ada", "fixed")}
+    assert kinds == {"none": 0.0, "ada": 0.0, "fixed": 0.2}
     assert AugmentConfig().flip == 0

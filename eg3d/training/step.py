@@ -99,8 +99,8 @@ class AdversarialConfig:
     """Images, in thousands, over which the discriminator learns alone (when only the generator is trained already)."""
     augment: Literal["none", "ada", "fixed"] = "none"
     """Augment what the discriminator sees: never, adaptively, or with a fixed probability."""
-    augment_p: float = 0.0
-    """Probability of each family at the start (with `fixed`: always; published 0.2)."""
+    augment_p: float | None = None
+    """Probability of each family at the start (with `fixed`: always); None for the published 0, or 0.2 if `fixed`."""
     ada_target: float = 0.6
     """Mean sign of the real logits that the probability is adapted to."""
     ada_every: int = 4
@@ -249,7 +249,8 @@ class AdversarialTrainer:
         self.step = 0
         self.images = 0
         """Real images seen so far, over all ranks."""
-        self.augment_p = config.augment_p if config.augment != "none" else 0.0
+        published = {"none": 0.0, "ada": 0.0, "fixed": 0.2}[config.augment]
+        self.augment_p = published if config.augment_p is None or config.augment == "none" else config.augment_p
         self.signs, self.counted = 0.0, 0
 
     @property
