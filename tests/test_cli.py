@@ -48,7 +48,9 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("verb", [[], ["reconstruct"], ["pose"], ["generate"], ["export"], ["weights", "import"]])
+@pytest.mark.parametrize(
+    "verb", [[], ["reconstruct"], ["pose"], ["generate"], ["export"], ["evaluate"], ["weights", "import"]]
+)
 def test_help_is_quick_and_loads_no_network(verb: list[str]) -> None:
     start = time.perf_counter()
     done = subprocess.run(
@@ -65,7 +67,7 @@ def test_help_is_quick_and_loads_no_network(verb: list[str]) -> None:
 
 def test_help_names_every_verb() -> None:
     done = subprocess.run([sys.executable, "-m", "headlift", "--help"], capture_output=True, text=True, check=True)
-    for verb in ("reconstruct", "pose", "generate", "export", "batch", "weights", "doctor"):
+    for verb in ("reconstruct", "pose", "generate", "export", "batch", "evaluate", "weights", "doctor"):
         assert f"• {verb}" in done.stdout
 
 
