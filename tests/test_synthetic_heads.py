@@ -94,7 +94,7 @@ def test_the_first_recipe_keeps_its_names_and_its_draws(body: Body) -> None:
     # numpy's streams are stable: the first draws, whatever the bundle
     rng = np.random.default_rng([0, 0])
     assert params.gender == float(np.clip(rng.beta(0.35, 0.35), 0, 1)) == pytest.approx(0.92089049)
-    assert params.age == pytest.approx(6.18183, abs=1e-5)
+    assert params.age == pytest.approx(6.181804)
     assert params.race == pytest.approx((0.5051, 0.1910, 0.3039), abs=1e-4)
 
 
@@ -122,7 +122,7 @@ def test_the_second_recipe_leaves_out_what_was_odd(body: Body) -> None:
         assert youngest <= p.age <= oldest
         assert sum(p.race) == pytest.approx(1)
         assert origin == 3 or int(np.argmax(p.race)) == origin
-        assert p.hair not in ("bob02", "short03")
+        assert p.hair not in ("bob01", "bob02", "short03")
         if p.age < 21 or not male:
             assert p.beard == 0 == p.stubble
         if p.hair == "bald":
