@@ -513,7 +513,8 @@ def _draw_hair(
     else:
         weights = {
             "bob01": 0.5 * awkward, "bob02": 1.0 * awkward, "long01": 1.2, "ponytail01": 1.2, "braid01": 1.0,
-            "short01": 0.2, "+short": 0.8, "+curly": 1.2, "+afro": 0.1 + 2 * dark, "+mid": 2.4, "+long": 3.2, "+buzz": 0.15,
+            "short01": 0.2, "+short": 0.8, "+curly": 1.2, "+afro": 0.1 + 2 * dark, "+mid": 2.4, "+long": 3.2,
+            "+buzz": 0.15,
         }  # fmt: skip
     p = np.array(list(weights.values()))
     return str(rng.choice(list(weights), p=p / p.sum()))
