@@ -434,8 +434,10 @@ def test_other_settings_and_other_things_are_not_touched(folder: Path, made: Pat
         write_dataset(folder, made, range(3), replace(SMALL, seed=1))
     assert contents(made) == before
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="something else"):
-        write_dataset(folder, tmp_path, range(1), SMALL)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="something else"):
+            write_dataset(folder, tmp_path, range(1), SMALL, overwrite=overwrite)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
     with pytest.raises(ConfigError, match="--orbit"):
         write_dataset(folder, tmp_path / "x", range(1), replace(SMALL, orbit=5))
     with pytest.raises(ConfigError, match="--heads"):
