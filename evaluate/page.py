@@ -5,9 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-import numpy as np
-
-from headlift.evaluate.prior import AIM_DEPTH, AIM_GAIN, AIMS, Evaluation, by_yaw, depth_median, gain
+from headlift.evaluate.prior import AIM_DEPTH, AIM_GAIN, AIMS, Evaluation, by_yaw, depth_median, gain, seconds_a_head
 from headlift.export.files import write_text
 
 TABLE = "table.md"
@@ -54,9 +52,9 @@ def notes(evaluation: Evaluation) -> list[str]:
             f"{d.mean('halves'):.2f} of two halves of these, {d.ratio:.2f} times as much (aim: twice); {d.pictures} "
             "pictures on each side."
         )
-    seconds = float(np.mean([sum(row.seconds.values()) for row in evaluation.rows]))
     found.append(
-        f"{len(evaluation.rows)} heads, preset {evaluation.config.preset}, {seconds:.0f} s a head on "
+        f"{len(evaluation.rows)} heads, preset {evaluation.config.preset}, "
+        f"{seconds_a_head(evaluation.rows):.0f} s a head on "
         f"{', '.join(sorted({row.device for row in evaluation.rows}))}; weights {evaluation.config.weights} "
         f"({evaluation.weights_sha256[:12]})."
     )
