@@ -26,7 +26,8 @@ def table(evaluation: Evaluation) -> list[list[str]]:
     lines = [["view", "PSNR, dB", "aim", "SSIM", "perceptual"] + (["over the mean head, dB"] if better else [])]
     for yaw in psnr:
         aim = f"{AIMS[yaw]:g}" if yaw in AIMS else ""
-        name = "input" if yaw == "0" else f"\N{PLUS-MINUS SIGN}{yaw}\N{DEGREE SIGN}"
+        sides = "" if yaw == "180" else "\N{PLUS-MINUS SIGN}"
+        name = "input" if yaw == "0" else f"{sides}{yaw}\N{DEGREE SIGN}"
         line = [name, f"{psnr[yaw]:.2f}", aim, f"{ssim[yaw]:.3f}", f"{apart[yaw]:.3f}"]
         lines.append(line + ([f"{better[yaw]:+.2f}" if yaw in better else ""] if better else []))
     return lines
@@ -42,8 +43,8 @@ def notes(evaluation: Evaluation) -> list[str]:
         )
     if evaluation.baseline:
         found.append(
-            f"Over the mean head: from the searched code less from the mean head's, {len(evaluation.baseline)} heads "
-            f"(aim: {AIM_GAIN:g} dB at 30 and 60 degrees)."
+            f"Over the mean head: from the searched code less from the mean head's, on {len(evaluation.baseline)} of the "
+            f"heads (aim: {AIM_GAIN:g} dB at 30 and 60 degrees)."
         )
     if evaluation.distribution is not None:
         d = evaluation.distribution
@@ -80,7 +81,7 @@ def html(evaluation: Evaluation) -> str:
     remarks = "".join(f"<li>{escape(note)}</li>" for note in notes(evaluation))
     parts = [f"<h1>How good the prior is</h1><table><tr>{head}</tr>{body}</table><ul>{remarks}</ul>"]
     if evaluation.distribution is not None:
-        about = "Random heads of the prior (two rows), heads of the folder (below)"
+        about = "Random heads of the prior above, heads of the folder below"
         parts.append(_figure("pictures/samples.jpg", "Random heads", about))
     starts = {row.head: row for row in evaluation.baseline}
     for row in evaluation.rows:

@@ -448,7 +448,7 @@ def compare_distributions(
         time.monotonic() - began,
     )
     fronts = [to_uint8(_floats(views[:1])) for views in (*made[:SHOWN], *true[:SHOWN])]
-    return row, grid([shrink(picture, PICTURE_SIDE) for picture in fronts], columns=8)
+    return row, grid([shrink(picture, PICTURE_SIDE) for picture in fronts], columns=min(8, len(made)))
 
 
 def _distance(a: Sequence[Tensor], b: Sequence[Tensor], rng: torch.Generator) -> dict[str, float]:
