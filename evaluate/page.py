@@ -43,8 +43,8 @@ def notes(evaluation: Evaluation) -> list[str]:
         )
     if evaluation.baseline:
         found.append(
-            f"Over the mean head: from the searched code less from the mean head's, on {len(evaluation.baseline)} of the "
-            f"heads (aim: {AIM_GAIN:g} dB at 30 and 60 degrees)."
+            f"Over the mean head: from the searched code less from the mean head's, on {len(evaluation.baseline)} of "
+            f"the heads (aim: {AIM_GAIN:g} dB at 30 and 60 degrees)."
         )
     if evaluation.distribution is not None:
         d = evaluation.distribution
