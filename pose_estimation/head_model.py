@@ -52,7 +52,7 @@ class HeadModel:
     ridge: Float[np.ndarray, "f+1 6"]
     """Of the linear regression from features to `UNKNOWNS`, offsets in the last row."""
     network: Mapping[str, Float[np.ndarray, ...]]
-    """Of the network that corrects it (`regression.network`)."""
+    """Of the networks that correct it (`regression.network`), along the first axis."""
     guess_covariance: Float[np.ndarray, "6 6"]
     """Of the regression's errors on heads it was not trained on."""
 

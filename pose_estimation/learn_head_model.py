@@ -6,7 +6,7 @@
 Heads from `--held-out` on are used by nothing here. Steps: (1) pictures of the wider lens are brought into the FFHQ
 camera at the same position, exactly, since both see the same rays; (2) the points of each head are triangulated from
 its views, towards what the model of the round before expects where rays say little, and a principal component analysis
-of the heads makes the next model; (3) a ridge regression on the normalised points, then a small network on what it
+of the heads makes the next model; (3) a ridge regression on the normalised points, then small networks on what it
 leaves; their errors are measured on a tenth of the heads, left out for that.
 """
 
@@ -31,9 +31,11 @@ from headlift.pose_estimation.regression import (
     MIRRORED,
     SCALES,
     coordinates,
+    members,
     mirror_rows,
     network,
     network_features,
+    networks,
 )
 
 COMPONENTS = 40
@@ -154,10 +156,14 @@ def learn_ridge(features: Float[np.ndarray, "n f"], answers: Float[np.ndarray, "
 
 
 def learn_network(
-    features: Float[Tensor, "2 n f"], chips: UInt8[np.ndarray, "n c c 2"], rest: Float[Tensor, "2 n 6"], epochs: int
+    features: Float[Tensor, "2 n f"],
+    chips: UInt8[np.ndarray, "n c c 2"],
+    rest: Float[Tensor, "2 n 6"],
+    epochs: int,
+    seed: int,
 ) -> dict[str, Tensor]:
     """Train `regression.network` on what the ridge leaves; the pairs are the picture and its mirror image."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     shapes: dict[str, tuple[int, ...]] = {
         "conv0": (16, 1, 5, 5),
         "conv1": (32, 16, 3, 3),
@@ -222,9 +228,7 @@ def answer(
     model: dict[str, np.ndarray], rows: Float[np.ndarray, "n d"], chips: UInt8[np.ndarray, "n c c 2"]
 ) -> np.ndarray:
     """What `regression.guess` would say of many faces, on grey."""
-    layers = {
-        name.removeprefix("net_"): torch.from_numpy(model[name]).float() for name in model if name.startswith("net_")
-    }
+    several = members({name.removeprefix("net_"): model[name] for name in model if name.startswith("net_")})
     total = np.zeros((len(rows), 6))
     for given, flipped in ((rows, False), (mirror_rows(rows), True)):
         features = (given - model["features_mean"]) @ model["features"]
@@ -236,16 +240,20 @@ def answer(
                 both[..., :1].permute(0, 3, 1, 2) + (1 - both[..., 1])[:, None] * 0.6, 2
             )
             with torch.no_grad():
-                rest = network(layers, told[part], faces.flip(3) if flipped else faces)
+                rest = networks(several, told[part], faces.flip(3) if flipped else faces)
             said[part] += rest.double().numpy() * SCALES
         total += said * (MIRRORED if flipped else 1) / 2
     return total
 
 
 def learn_regression(
-    rows: Float[np.ndarray, "n d"], answers: Float[np.ndarray, "n 6"], chips: UInt8[np.ndarray, "n c c 2"], epochs: int
+    rows: Float[np.ndarray, "n d"],
+    answers: Float[np.ndarray, "n 6"],
+    chips: UInt8[np.ndarray, "n c c 2"],
+    epochs: int,
+    count: int,
 ) -> dict[str, np.ndarray]:
-    """Ridge and network, as arrays of the model file."""
+    """Ridge and `count` networks, as arrays of the model file."""
     mean, whitening = whiten(rows, FEATURES)
     scale = np.linalg.norm(whitening, axis=0) ** -0.3
     scale /= np.sqrt(np.mean(scale**2))
@@ -255,13 +263,14 @@ def learn_regression(
     ridge = learn_ridge(*pairs[0])
     told = torch.stack([network_features(features, scale) for features, _ in pairs])
     left = [(said - np.concatenate([f, np.ones((len(f), 1))], axis=1) @ ridge) / SCALES for f, said in pairs]
-    layers = learn_network(told, chips, torch.from_numpy(np.stack(left)).float(), epochs)
+    rest = torch.from_numpy(np.stack(left)).float()
+    several = [learn_network(told, chips, rest, epochs, seed) for seed in range(count)]
     return {
         "features_mean": mean,
         "features": whitening,
         "features_scale": scale,
         "ridge": ridge,
-        **{f"net_{name}": layer.double().numpy() for name, layer in layers.items()},
+        **{f"net_{name}": torch.stack([layers[name] for layers in several]).double().numpy() for name in several[0]},
     }
 
 
@@ -270,6 +279,7 @@ def main() -> None:
     parser.add_argument("marks", nargs="+", type=Path)
     parser.add_argument("--held-out", type=int, required=True, help="first head that is not learned from")
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--networks", type=int, default=3, help="whose answers are averaged")
     parser.add_argument("--check", type=float, default=0.1, help="share of the heads that measure the errors instead")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -278,7 +288,7 @@ def main() -> None:
     check = marks.head * 7919 % 1000 < 1000 * options.check
     template = load_head_model().template
     rows, answers = rows_and_answers(marks, template)
-    regression = learn_regression(rows[~check], answers[~check], marks.chips[~check], options.epochs)
+    regression = learn_regression(rows[~check], answers[~check], marks.chips[~check], options.epochs, options.networks)
     inside = check & (np.abs(marks.yaw) < np.radians(60))
     errors = answer(regression, rows[inside], marks.chips[inside]) - answers[inside]
     mean, basis, noise = learn_shape(marks)

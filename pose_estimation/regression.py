@@ -1,14 +1,16 @@
 """A first guess at the camera, learned from synthetic heads: from the points and a small look at the picture.
 
 The points are normalised to a frontal template (Procrustes), so that place, size and tilt of the face drop out. A ridge
-regression on their principal components is corrected by a small network that also sees the face, 40 x 40 grey pixels in
-the same normalised frame: ears, jaw and hairline say of pitch what the mesh's points leave open. Face and mirrored
-face are asked and averaged. `learn_head_model.py` trains it and measures its errors on heads it was not trained on.
+regression on their principal components is corrected by small networks that also see the face, 40 x 40 grey pixels in
+the same normalised frame: ears, jaw and hairline say of pitch what the mesh's points leave open. The networks differ in
+what they started from; all are asked of face and mirrored face, and averaged. `learn_head_model.py` trains them and
+measures their errors on heads they were not trained on.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -93,13 +95,26 @@ def guess(
 def _ask(row: Float[np.ndarray, " 952"], face: Float[Tensor, "1 1 c c"], model: HeadModel) -> Float[np.ndarray, " 6"]:
     features = (row - model.features_mean) @ model.features
     with torch.no_grad():
-        rest = network(_layers(), network_features(features[None], model.features_scale), face)
+        rest = networks(_members(), network_features(features[None], model.features_scale), face)
     return np.append(features, 1.0) @ model.ridge + rest[0].double().numpy() * SCALES
 
 
 @functools.cache
-def _layers() -> dict[str, Tensor]:
-    return {name: torch.from_numpy(values).float() for name, values in load_head_model().network.items()}
+def _members() -> list[dict[str, Tensor]]:
+    return members(load_head_model().network)
+
+
+def members(stacked: Mapping[str, np.ndarray]) -> list[dict[str, Tensor]]:
+    """The layers of each network, from arrays that hold those of all along their first axis."""
+    count = len(next(iter(stacked.values())))
+    return [{name: torch.from_numpy(v[i]).float() for name, v in stacked.items()} for i in range(count)]
+
+
+def networks(
+    several: Sequence[Mapping[str, Tensor]], features: Float[Tensor, "n f"], faces: Float[Tensor, "n 1 c c"]
+) -> Float[Tensor, "n 6"]:
+    """The mean of what several networks say."""
+    return torch.stack([network(layers, features, faces) for layers in several]).mean(0)
 
 
 def network_features(features: Float[np.ndarray, "n f"], scale: Float[np.ndarray, " f"]) -> Float[Tensor, "n f"]:
@@ -108,7 +123,7 @@ def network_features(features: Float[np.ndarray, "n f"], scale: Float[np.ndarray
 
 
 def network(
-    layers: dict[str, Tensor], features: Float[Tensor, "n f"], faces: Float[Tensor, "n 1 c c"]
+    layers: Mapping[str, Tensor], features: Float[Tensor, "n f"], faces: Float[Tensor, "n 1 c c"]
 ) -> Float[Tensor, "n 6"]:
     """What is left of the ridge regression's answer to correct, in units of `SCALES`."""
     x = (faces - faces.mean((2, 3), keepdim=True)) / (faces.std((2, 3), keepdim=True) + 0.05)
