@@ -41,6 +41,10 @@ STAGE = "views"
 """The second tuning's name."""
 YAW, PITCH, MIDDLE_PITCH = 0.35, 0.25, -0.05
 """The orbit in EG3D's own angles (`published_look_at`, where pitch is downwards), radians."""
+DEPTH_SIDE = 128
+"""The photo's depth is rendered at this side at least, pixels (that of the published generator)."""
+JUMP = 0.1
+"""A contour is where the depth jumps by more, world units."""
 CONTOUR, SHRINK, BLUR = 25, 1, 3.5
 """At 512 pixels: how near to a contour the photo is not carried, how much the mask is shrunk, and its blur's sigma."""
 
@@ -120,7 +124,8 @@ def pseudo_views(
     """The photo where an orbit's cameras see what it saw, the head's own pictures elsewhere (sec. 3.2 and 3.3)."""
     planes = generator.planes(ws)
     cameras = orbit_cameras(camera, options.views)
-    points, photo, weight = photo_in_space(generator.volume(planes, camera), camera, target)
+    fine = max(DEPTH_SIDE, generator.spec.neural_resolution)
+    points, photo, weight = photo_in_space(generator.volume(planes, camera, fine), camera, target)
     images, shares = [], []
     for index in range(options.views):
         view = cameras[index : index + 1]
@@ -145,7 +150,7 @@ def photo_in_space(
     solid = (alpha > 0.5).to(depth)
     if target.white:
         solid = solid * (resize(target.mask, side) > 0.5)
-    contour = torch.maximum(steps(volume.depth), steps(volume.alpha, 0.5))
+    contour = torch.maximum(steps(volume.depth, JUMP), steps(volume.alpha, 0.5))
     near = F.interpolate(contour, size=(side, side))
     radius = max(1, round(CONTOUR * side / 512))
     clear = 1 - F.max_pool2d(near, 2 * radius + 1, stride=1, padding=radius)

@@ -55,6 +55,7 @@ def short(method: Method, latent: int = 3, tuning: int = 3) -> InversionConfig:
         tuning=replace(config.tuning, steps=tuning, lr_gain=1.0, stop=0.0, side_views=1),
         spi=replace(config.spi, every=2, neighbours=1, region=4),
         hfgi3d=replace(config.hfgi3d, steps=3, views=2),
+        camera=replace(config.camera, preheat=0.5 if method == "pose" else 0.0),
         preview_every=0,
         keep_every=2,
     )
