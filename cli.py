@@ -137,11 +137,11 @@ class Evaluate:
     folder: Positional[Path]
     """Folder with dataset.json and the pictures it names: several views of each head, with transparency."""
     json: Path | None = None
-    """Also write the figures to this file."""
+    """Also write the figures to this file, after each head anew."""
     out: Path = Path("out/evaluate-prior")
     """Folder for figures, table and page."""
-    workers: int = 1
-    """Processes at a time, with one thread each."""
+    workers: int | None = None
+    """Processes at a time, with one thread each; one for each core (8 at most) or for the GPU when not given."""
     overwrite: bool = False
     """Measure anew, and replace other results."""
     quiet: bool = False
@@ -434,20 +434,22 @@ def run_evaluate(verb: Evaluate) -> int:
     from rich.table import Table
 
     from headlift.evaluate.page import notes, table, write_page
-    from headlift.evaluate.prior import evaluate_prior, to_json
+    from headlift.evaluate.prior import Evaluation, evaluate_prior, to_json
     from headlift.export.files import write_text
     from headlift.progress import StepProgress
 
+    def on_result(found: Evaluation) -> None:
+        if verb.json is not None:
+            write_text(verb.json, to_json(found))
+
     with StepProgress(verb.quiet) as progress, stop_on_interrupt(progress.note) as should_stop:
         found = evaluate_prior(
-            verb.folder, verb.out, verb.settings, verb.workers, verb.overwrite, progress.show, should_stop
+            verb.folder, verb.out, verb.settings, verb.workers, verb.overwrite, progress.show, should_stop, on_result
         )
     if found is None:
         warn("stopped; what is done is kept, and the same command goes on.")
         return 130
     write_page(verb.out, found)
-    if verb.json is not None:
-        write_text(verb.json, to_json(found))
     if not verb.quiet:
         heading, *lines = table(found)
         shown = Table(*heading)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-import numpy as np
-
-from headlift.evaluate.prior import AIM_DEPTH, AIM_GAIN, AIMS, Evaluation, by_yaw, depth_median, gain
+from headlift.evaluate.prior import AIM_DEPTH, AIM_GAIN, AIMS, Evaluation, by_yaw, depth_median, gain, seconds_a_head
 from headlift.export.files import write_text
 
 TABLE = "table.md"
@@ -28,7 +26,8 @@ def table(evaluation: Evaluation) -> list[list[str]]:
     lines = [["view", "PSNR, dB", "aim", "SSIM", "perceptual"] + (["over the mean head, dB"] if better else [])]
     for yaw in psnr:
         aim = f"{AIMS[yaw]:g}" if yaw in AIMS else ""
-        name = "input" if yaw == "0" else f"\N{PLUS-MINUS SIGN}{yaw}\N{DEGREE SIGN}"
+        sides = "" if yaw == "180" else "\N{PLUS-MINUS SIGN}"
+        name = "input" if yaw == "0" else f"{sides}{yaw}\N{DEGREE SIGN}"
         line = [name, f"{psnr[yaw]:.2f}", aim, f"{ssim[yaw]:.3f}", f"{apart[yaw]:.3f}"]
         lines.append(line + ([f"{better[yaw]:+.2f}" if yaw in better else ""] if better else []))
     return lines
@@ -44,8 +43,8 @@ def notes(evaluation: Evaluation) -> list[str]:
         )
     if evaluation.baseline:
         found.append(
-            f"Over the mean head: from the searched code less from the mean head's, {len(evaluation.baseline)} heads "
-            f"(aim: {AIM_GAIN:g} dB at 30 and 60 degrees)."
+            f"Over the mean head: from the searched code less from the mean head's, on {len(evaluation.baseline)} of "
+            f"the heads (aim: {AIM_GAIN:g} dB at 30 and 60 degrees)."
         )
     if evaluation.distribution is not None:
         d = evaluation.distribution
@@ -54,9 +53,9 @@ def notes(evaluation: Evaluation) -> list[str]:
             f"{d.mean('halves'):.2f} of two halves of these, {d.ratio:.2f} times as much (aim: twice); {d.pictures} "
             "pictures on each side."
         )
-    seconds = float(np.mean([sum(row.seconds.values()) for row in evaluation.rows]))
     found.append(
-        f"{len(evaluation.rows)} heads, preset {evaluation.config.preset}, {seconds:.0f} s a head on "
+        f"{len(evaluation.rows)} heads, preset {evaluation.config.preset}, "
+        f"{seconds_a_head(evaluation.rows):.0f} s a head on "
         f"{', '.join(sorted({row.device for row in evaluation.rows}))}; weights {evaluation.config.weights} "
         f"({evaluation.weights_sha256[:12]})."
     )
@@ -82,7 +81,7 @@ def html(evaluation: Evaluation) -> str:
     remarks = "".join(f"<li>{escape(note)}</li>" for note in notes(evaluation))
     parts = [f"<h1>How good the prior is</h1><table><tr>{head}</tr>{body}</table><ul>{remarks}</ul>"]
     if evaluation.distribution is not None:
-        about = "Random heads of the prior (two rows), heads of the folder (below)"
+        about = "Random heads of the prior above, heads of the folder below"
         parts.append(_figure("pictures/samples.jpg", "Random heads", about))
     starts = {row.head: row for row in evaluation.baseline}
     for row in evaluation.rows:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -136,6 +137,8 @@ class Evaluation:
     config: EvaluatePriorConfig
     seconds: float
     """Wall-clock time of this call."""
+    complete: bool
+    """Whether everything that was asked for is in it."""
 
 
 @dataclass(frozen=True)
@@ -182,10 +185,11 @@ def evaluate_prior(
     folder: Path,
     out: Path,
     config: EvaluatePriorConfig,
-    workers: int = 1,
+    workers: int | None = None,
     overwrite: bool = False,
     on_step: Callable[[Step], None] = lambda step: None,
     should_stop: Callable[[], bool] = lambda: False,
+    on_result: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> Evaluation | None:
     """Measure a prior on a folder of heads; goes on where an earlier call with the same settings stopped.
 
@@ -193,9 +197,10 @@ def evaluate_prior(
     thread. None when it was stopped: what is done is kept.
 
     Args:
-        workers: processes at a time.
+        workers: processes at a time; without it as many as there are cores, 8 at most, and one with a GPU.
         overwrite: measure anew what `out` holds already.
         on_step: is told of heads as they are done, and with one worker of the steps of each.
+        on_result: is handed what there is after each head.
 
     Raises:
         DataError: the folder is not of the form that `multiview` reads, or too small.
@@ -218,30 +223,42 @@ def evaluate_prior(
     todo = [task for task in tasks if overwrite or not finished(task)]
     done = len(tasks) - len(todo)
     on_step(Step("heads", done, len(tasks)))
+    missing = {task.row_path for task in todo}
+
+    def results() -> Evaluation:
+        there = [task for task in tasks if task.row_path not in missing]
+        evaluation = collect(there, sha256, config, time.monotonic() - began, complete=not missing)
+        write_text(out / RESULT, to_json(evaluation))
+        return evaluation
+
+    workers = workers or (1 if device.type == "cuda" else min(8, os.cpu_count() or 1))
     try:
-        for index, _ in enumerate(run_tasks(run_task, todo, workers, on_step, should_stop), start=done + 1):
-            on_step(Step("heads", index, len(tasks)))
+        for task in run_tasks(run_task, todo, workers, on_step, should_stop):
+            missing.remove(task.row_path)
+            on_step(Step("heads", len(tasks) - len(missing), len(tasks)))
+            if missing:
+                on_result(results())
     except Stopped:
         return None
-    evaluation = collect(tasks, sha256, config, time.monotonic() - began)
-    write_text(out / RESULT, to_json(evaluation))
+    evaluation = results()
+    on_result(evaluation)
     return evaluation
 
 
 def plan(heads: Sequence[HeadViews], config: EvaluatePriorConfig, sha256: str, out: Path) -> list[Task]:
-    """What has to be done, the longest first where they differ."""
+    """What has to be done: heads first, in the order of their names."""
     common = {"headlift": __version__, "weights": sha256, "seed": config.seed, "projections": PROJECTIONS}
     tasks: list[Task] = []
     chosen = heads[: config.heads]
-    if config.distribution:
-        key = _key({**common, "data": [head.digest() for head in heads]})
-        tasks.append(DistributionTask(tuple(heads), config, out, key))
     starts: tuple[tuple[Start, int], ...] = (("search", len(chosen)), ("mean", config.baseline))
     for start, count in starts:
         inversion = asdict(inversion_from(config.inversion, start))
         for head in chosen[:count]:
             key = _key({**common, "data": head.digest(), "inversion": inversion})
             tasks.append(HeadTask(head, start, config, out, key))
+    if config.distribution:
+        key = _key({**common, "data": [head.digest() for head in heads]})
+        tasks.append(DistributionTask(tuple(heads), config, out, key))
     return tasks
 
 
@@ -265,8 +282,8 @@ def finished(task: Task) -> bool:
     return task.picture_path.exists()
 
 
-def run_task(task: Task, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> None:
-    """Do one task and keep its figures and picture. Raises Stopped when it was asked to stop."""
+def run_task(task: Task, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> Task:
+    """Do one task, keep its figures and picture, and say that it is done. Raises Stopped when it was asked to stop."""
     generator, device = _generator(task.config.weights, task.config.device)
     row: HeadRow | Distribution
     if isinstance(task, HeadTask):
@@ -275,6 +292,7 @@ def run_task(task: Task, on_step: Callable[[Step], None], should_stop: Callable[
         row, picture = compare_distributions(generator, task.heads, task.config.seed, task.key, on_step, should_stop)
     write_bytes(task.picture_path, jpeg_bytes(picture))
     write_text(task.row_path, json.dumps(asdict(row), indent=1))
+    return task
 
 
 @cache
@@ -430,7 +448,7 @@ def compare_distributions(
         time.monotonic() - began,
     )
     fronts = [to_uint8(_floats(views[:1])) for views in (*made[:SHOWN], *true[:SHOWN])]
-    return row, grid([shrink(picture, PICTURE_SIDE) for picture in fronts], columns=8)
+    return row, grid([shrink(picture, PICTURE_SIDE) for picture in fronts], columns=min(8, len(made)))
 
 
 def _distance(a: Sequence[Tensor], b: Sequence[Tensor], rng: torch.Generator) -> dict[str, float]:
@@ -451,7 +469,9 @@ def _floats(pixels: UInt8[Tensor, "n 3 s s"]) -> Tensor:
 # All heads
 
 
-def collect(tasks: Iterable[Task], sha256: str, config: EvaluatePriorConfig, seconds: float) -> Evaluation:
+def collect(
+    tasks: Iterable[Task], sha256: str, config: EvaluatePriorConfig, seconds: float, complete: bool = True
+) -> Evaluation:
     """The figures of finished tasks."""
     rows: dict[Start, list[HeadRow]] = {"search": [], "mean": []}
     distribution = None
@@ -462,7 +482,7 @@ def collect(tasks: Iterable[Task], sha256: str, config: EvaluatePriorConfig, sec
             rows[task.start].append(HeadRow(**table, views=views))
         else:
             distribution = Distribution(**table)
-    return Evaluation(tuple(rows["search"]), tuple(rows["mean"]), distribution, sha256, config, seconds)
+    return Evaluation(tuple(rows["search"]), tuple(rows["mean"]), distribution, sha256, config, seconds, complete)
 
 
 def by_yaw(rows: Iterable[HeadRow], name: Literal["psnr", "ssim", "perceptual"]) -> dict[str, float]:
@@ -488,6 +508,11 @@ def depth_median(rows: Iterable[HeadRow]) -> float | None:
     return float(np.mean(found)) if found else None
 
 
+def seconds_a_head(rows: Sequence[HeadRow]) -> float:
+    """Mean wall-clock time of a head; 0 where there is none yet."""
+    return sum(sum(row.seconds.values()) for row in rows) / max(1, len(rows))
+
+
 def summary(rows: Sequence[HeadRow]) -> dict[str, Any]:
     """The means of some heads, as they stand in the JSON."""
     return {
@@ -502,7 +527,7 @@ def summary(rows: Sequence[HeadRow]) -> dict[str, Any]:
 def to_json(evaluation: Evaluation) -> str:
     """All figures, their means by absolute yaw first."""
     config, distribution = evaluation.config, evaluation.distribution
-    table: dict[str, Any] = {"kind": KIND, **summary(evaluation.rows)}
+    table: dict[str, Any] = {"kind": KIND, **summary(evaluation.rows), "complete": evaluation.complete}
     if evaluation.baseline:
         table["baseline"] = summary(evaluation.baseline)
         table["gain"] = gain(evaluation)
@@ -523,7 +548,7 @@ def to_json(evaluation: Evaluation) -> str:
         "seed": config.seed,
         "device": sorted({row.device for row in rows}),
         "seconds": evaluation.seconds,
-        "seconds_a_head": float(np.mean([sum(row.seconds.values()) for row in evaluation.rows])),
+        "seconds_a_head": seconds_a_head(evaluation.rows),
         "headlift": __version__,
         "settings": asdict(config.inversion),
         "rows": [asdict(row) for row in rows],
@@ -535,8 +560,8 @@ def _key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _check(config: EvaluatePriorConfig, workers: int) -> None:
-    if workers < 1:
+def _check(config: EvaluatePriorConfig, workers: int | None) -> None:
+    if workers is not None and workers < 1:
         raise ConfigError(f"--workers must be at least 1, not {workers}.")
     if config.heads is not None and config.heads < 1:
         raise ConfigError(f"--heads must be at least 1, not {config.heads}.")

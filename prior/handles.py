@@ -261,8 +261,9 @@ def strip(
     ws: Float[Tensor, "1 l w"],
     amounts: Sequence[float] = (-2.0, -1.0, 0.0, 1.0, 2.0),
     side: int = 128,
+    abreast: int = 3,
 ) -> UInt8[np.ndarray, "i j 3"]:
-    """One head moved along each direction, a row each."""
+    """One head moved along each direction, from left to right, `abreast` directions in a row."""
     front = orbit(0.0, 0.0)
     still = shrink(to_uint8(_seen(generator, ws, front)), side)
     pictures, labels = [], []
@@ -271,7 +272,7 @@ def strip(
             moved = move(ws, directions, {name: step})
             pictures.append(still if step == 0 else shrink(to_uint8(_seen(generator, moved, front)), side))
             labels.append(name if step == 0 else f"{step:+g}")
-    return grid(pictures, labels, columns=len(amounts))
+    return grid(pictures, labels, columns=len(amounts) * abreast)
 
 
 def _seen(generator: Generator, ws: Float[Tensor, "1 l w"], camera: Camera) -> Float[Tensor, "1 3 s s"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -295,27 +296,33 @@ def test_the_generators_own_heads_are_shown_almost_perfectly(
 
 def test_evaluation_resumes_and_refuses(folder: Path, weights: str, tmp_path: Path) -> None:
     out, config = tmp_path / "out", quick(weights, baseline=1, distribution=True)
-    # stopped after the first of four tasks
+    # stopped after the second of four tasks
     seen: list[Step] = []
 
     def stop() -> bool:
         return any(step.stage == "heads" and step.index == 2 for step in seen)
 
-    assert evaluate_prior(folder, out, config, on_step=seen.append, should_stop=stop) is None
+    assert evaluate_prior(folder, out, config, 1, on_step=seen.append, should_stop=stop) is None
     kept = sorted(path.name for path in out.rglob("*.json"))
-    assert kept == ["distribution.json", "person0-search.json"]
+    assert kept == ["evaluation.json", "person0-search.json", "person1-search.json"]
+    partial = json.loads((out / "evaluation.json").read_text())
+    assert partial["heads"] == 2
+    assert not partial["complete"]
     first = (out / "heads" / "person0-search.json").read_bytes()
     seen.clear()
-    found = evaluate_prior(folder, out, config, on_step=seen.append)
+    results: list[prior.Evaluation] = []
+    found = evaluate_prior(folder, out, config, 1, on_step=seen.append, on_result=results.append)
     assert found is not None
     assert [step.index for step in seen if step.stage == "heads"] == [2, 3, 4]
+    assert [result.complete for result in results] == [False, True]
+    assert results[0].rows == results[1].rows == found.rows
     assert (out / "heads" / "person0-search.json").read_bytes() == first
-    again = evaluate_prior(folder, out, config)
+    again = evaluate_prior(folder, out, config, 1)
     assert again is not None
     assert again.rows == found.rows
     assert again.baseline == found.baseline
     # an evaluation in one go gives the same figures
-    fresh = evaluate_prior(folder, tmp_path / "fresh", quick(weights))
+    fresh = evaluate_prior(folder, tmp_path / "fresh", quick(weights), 1)
     assert fresh is not None
     assert [row.views for row in fresh.rows] == [row.views for row in found.rows]
     # the search does something that the mean head lacks
@@ -350,7 +357,7 @@ def test_the_command_line(
     out, target = tmp_path / "out", tmp_path / "found.json"
     steps = ["--inversion.latent.steps", "1", "--inversion.tuning.steps", "1", "--inversion.latent.candidates", "0"]
     command = ["evaluate", "prior", str(folder), "--weights", weights, "--out", str(out), "--json", str(target)]
-    command += ["--device", "cpu", "--heads", "1", "--no-distribution", *steps]
+    command += ["--device", "cpu", "--heads", "1", "--no-distribution", "--workers", "1", *steps]
     assert cli.run(command) == 0
     assert json.loads(target.read_text())["heads"] == 1
     assert "input" in capsys.readouterr().out
@@ -394,7 +401,7 @@ def test_means_and_the_gain_over_the_mean_head() -> None:
     rows = (row("a", "search", 20.0), row("b", "search", 30.0))
     assert by_yaw(rows, "psnr") == {"0": 30.0, "30": 26.0}
     assert by_yaw(rows, "ssim") == {"0": pytest.approx(0.9), "30": pytest.approx(0.7)}
-    found = prior.Evaluation(rows, (row("a", "mean", 17.0),), None, "0" * 64, EvaluatePriorConfig(), 1.0)
+    found = prior.Evaluation(rows, (row("a", "mean", 17.0),), None, "0" * 64, EvaluatePriorConfig(), 1.0, True)
     assert gain(found) == {"0": 3.0, "30": 3.0}  # over head a alone
     assert json.loads(prior.to_json(found))["gain"]["30"] == 3.0
 
@@ -434,6 +441,12 @@ def _compare(generator: object, heads: object) -> prior.Distribution:
 
 
 # The crew
+
+
+def test_tasks_can_be_sent_to_other_processes(folder: Path, weights: str, tmp_path: Path) -> None:
+    tasks = prior.plan(read_folder(folder), quick(weights, baseline=1, distribution=True), "0" * 64, tmp_path)
+    assert pickle.loads(pickle.dumps(tasks)) == tasks
+    assert len({task.key for task in tasks}) == len({task.row_path for task in tasks}) == 4
 
 
 def double(task: int, on_step: object, should_stop: object) -> int:

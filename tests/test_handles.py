@@ -146,7 +146,7 @@ def test_the_file_round_trip_and_the_picture(
     assert back.entries == fit.directions.entries
     assert back.std["age"] == pytest.approx(np.std([params[h]["age"] for h in params if h not in HELD_OUT]))
     ws = torch.zeros(1, generator.num_ws, 40)
-    picture = strip(generator, back, ws, (-1.0, 0.0, 1.0), side=32)
+    picture = strip(generator, back, ws, (-1.0, 0.0, 1.0), side=32, abreast=1)
     assert picture.shape == (2 * 32 + 4, 3 * 32 + 8, 3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -50,8 +51,15 @@ def sliced_distance(
     first: Float[Tensor, "m d"], second: Float[Tensor, "m d"], directions: Float[Tensor, "d k"]
 ) -> Float[Tensor, ""]:
     """Mean over the directions of the Wasserstein-1 distance between two sets of points, projected on them."""
-    a, b = ((x @ directions).sort(dim=0).values for x in (first, second))
+    a, b = (_sorted_rows((x @ directions).T.contiguous()) for x in (first, second))
     return (a - b).abs().mean()
+
+
+def _sorted_rows(values: Float[Tensor, "k m"]) -> Float[Tensor, "k m"]:
+    """Each row in rising order. NumPy's sort is many times as fast on a processor as torch's along columns."""
+    if values.is_cuda or values.requires_grad:
+        return values.sort(dim=1).values
+    return torch.from_numpy(np.sort(values.numpy(), axis=1))
 
 
 def laplacian_pyramid(image: Float[Tensor, "n c h h"], smallest: int = 16) -> list[Tensor]:

@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HeadliftError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        return 130
     return 0
 
 

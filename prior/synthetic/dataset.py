@@ -291,17 +291,16 @@ def _claim(folder: Path, settings: Settings) -> None:
             )
         return
     if folder.exists() and any(folder.iterdir()):
-        raise OutputError(
-            f"{folder} holds something else. Take another folder, or --overwrite to delete what it holds."
-        )
+        raise OutputError(f"{folder} holds something else, which even --overwrite leaves alone. Take another folder.")
     _write(path, json.dumps(wanted).encode())
 
 
 def _clear(out: Path, folder: Path) -> None:
+    """Deletes an earlier dataset; folders of another kind are left to `_claim`'s refusal."""
     for path in {out, folder}:
-        if path.is_dir():
+        if path.is_dir() and (path / "settings.json").exists():
             shutil.rmtree(path)
-        elif path.exists():
+        elif path.is_file():
             path.unlink()
 
 

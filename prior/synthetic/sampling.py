@@ -304,7 +304,7 @@ def draw_balanced(vocabulary: Vocabulary, rng: np.random.Generator, seed: int, i
         back = (groom.recede if sex == "male" and age > 25 else 0.2 * groom.recede) + 0.8 * grey * (sex == "male")
         groom = replace(groom, recede=float(back), mess=0.7 * groom.mess)
         if groom.kind == "curly":  # not over the eyes
-            groom = replace(groom, top=min(groom.top, 7.5), fringe=0.0)
+            groom = replace(groom, top=min(groom.top, 5.5), fringe=0.0)
     grown = sex == "male" and gender > 0.6 and age > 21
     brown = 1 - min(1, 2.2 * (1 - fair))
     return replace(
@@ -512,8 +512,9 @@ def _draw_hair(
         }  # fmt: skip
     else:
         weights = {
-            "bob01": 0.5, "bob02": 1.0 * awkward, "long01": 1.2, "ponytail01": 1.2, "braid01": 1.0, "short01": 0.2,
-            "+short": 0.8, "+curly": 1.2, "+afro": 0.1 + 2 * dark, "+mid": 2.4, "+long": 3.2, "+buzz": 0.15,
+            "bob01": 0.5 * awkward, "bob02": 1.0 * awkward, "long01": 1.2, "ponytail01": 1.2, "braid01": 1.0,
+            "short01": 0.2, "+short": 0.8, "+curly": 1.2, "+afro": 0.1 + 2 * dark, "+mid": 2.4, "+long": 3.2,
+            "+buzz": 0.15,
         }  # fmt: skip
     p = np.array(list(weights.values()))
     return str(rng.choice(list(weights), p=p / p.sum()))
