@@ -30,8 +30,9 @@ from headlift.invert.latent import Pivot
 from headlift.invert.metrics import psnr
 from headlift.invert.perceptual import calibrated_stop, load_builtin
 from headlift.invert.pose import canonical_warping
+from headlift.invert.regions import OUTLINE
 from headlift.invert.result import Inversion, InversionState
-from headlift.invert.spi import carry, elsewhere, front_views, mirror_pivot, neighbours
+from headlift.invert.spi import carry, elsewhere, face_region, front_views, mirror_pivot, neighbours
 from headlift.invert.task import Moment, Task, make_view
 from headlift.values import Camera, Crop, Face, Similarity, Step, Verdict
 
@@ -245,6 +246,30 @@ def test_the_mirrored_photo_is_used_for_turned_faces_only() -> None:
         assert float(found["depth"]) == pytest.approx(0, abs=1e-9)  # nothing has been tuned yet
         assert float(found["neighbour"]) > 0
         assert terms(replace(moment, done=1)) == {}
+
+
+def test_a_detected_face_narrows_what_spi_looks_at() -> None:
+    generator = solid_generator()
+    crop = crop_of(generator, orbit(0.5, 0.0))
+    mesh = np.random.default_rng(0).uniform(0.3, 0.7, (478, 3))
+    angles = np.linspace(0, 2 * np.pi, len(OUTLINE), endpoint=False)
+    mesh[list(OUTLINE), :2] = 0.5 + 0.25 * np.stack([np.cos(angles), np.sin(angles)], 1)
+    found = replace(crop, face=replace(crop.face, landmarks=mesh))
+    region = face_region(make_view(found, generator))
+    assert float(region[..., 16, 16]) == float(crop.mask[..., 16, 16])
+    assert float(region[..., 2, 2]) == 0
+    assert torch.equal(face_region(make_view(crop, generator)), crop.mask)
+    ws = generator.mapping(torch.randn(1, 8, generator=torch.Generator().manual_seed(4)))
+    losses = []
+    for one in (crop, found):
+        task = task_of(generator, one, short("spi"))
+        terms = elsewhere(task, Pivot(generator, ws, (crop.camera,), ()), load_builtin(), torch.Generator())
+        losses.append(terms(moment_of(generator, ws, crop.camera)))
+    assert set(losses[0]) == set(losses[1])
+    for name in ("neighbour", "contextual"):
+        assert torch.isfinite(losses[1][name])
+        assert float(losses[0][name]) != float(losses[1][name])
+    assert float(losses[0]["depth"]) == float(losses[1]["depth"])
 
 
 def test_spis_cameras_lie_where_they_should() -> None:
