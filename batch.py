@@ -11,7 +11,6 @@ import io
 import json
 import multiprocessing
 import os
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +23,7 @@ from typing import Literal
 
 from headlift.config import ReconstructConfig
 from headlift.errors import ConfigError, HeadliftError
+from headlift.workers import asked_to_stop, begin_worker
 
 Status = Literal["done", "skipped", "failed", "stopped"]
 POLL = 0.2
@@ -182,7 +182,9 @@ class _Worker:
 
     def submit(self, work: Work, task: Task) -> Future[Row]:
         if self.pool is None:
-            self.pool = ProcessPoolExecutor(1, self.context, initializer=_begin, initargs=(self.threads, self.stop))
+            self.pool = ProcessPoolExecutor(
+                1, self.context, initializer=begin_worker, initargs=(self.threads, self.stop)
+            )
         self.begun = time.monotonic()
         return self.pool.submit(_run, work, task)
 
@@ -205,23 +207,6 @@ class _Worker:
 # Inside a worker
 
 
-_stop: Event | threading.Event = threading.Event()
-
-
-def _begin(threads: int, stop: Event) -> None:
-    """Set a fresh process up: its share of the cores; ctrl-C is for the parent, which passes it on by `stop`."""
-    import signal
-
-    global _stop
-    _stop = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    import torch
-
-    torch.set_num_threads(threads)
-
-
 def _run(work: Work, task: Task) -> Row:
     """One photo, whatever happens to it, as a row."""
     notices: list[str] = []
@@ -233,7 +218,7 @@ def _run(work: Work, task: Task) -> Row:
         return Row(name, out, status, message, seconds, psnr, _peak_memory(), tuple(notices), trace)
 
     try:
-        result = work(task, _stop.is_set, notices.append)
+        result = work(task, asked_to_stop, notices.append)
     except HeadliftError as error:
         return row("failed", str(error))
     except Exception as error:
@@ -243,7 +228,7 @@ def _run(work: Work, task: Task) -> Row:
     if result is None:
         return row("skipped", "it was done before")
     psnr, complaints = result
-    if _stop.is_set():
+    if asked_to_stop():
         return row("stopped", "the same command goes on from here", psnr)
     return row("done", complaints, psnr)
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.synchronize import Event
 from typing import TypeVar
 
 import torch
 
 from headlift.errors import ConfigError
 from headlift.values import Step
+from headlift.workers import asked_to_stop, begin_worker
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -78,7 +77,7 @@ def _run_apart(
     stop = context.Event()
     waiting = list(reversed(tasks))
     running: set[Future[Result]] = set()
-    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(stop,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=begin_worker, initargs=(1, stop)) as pool:
         try:
             while waiting or running:
                 if should_stop():
@@ -100,18 +99,5 @@ def _run_apart(
 # Inside a worker
 
 
-_stop: Event | threading.Event = threading.Event()
-
-
-def _begin(stop: Event) -> None:
-    """Set a fresh process up: one thread; ctrl-C is for the parent, which passes it on by `stop`."""
-    import signal
-
-    global _stop
-    _stop = stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-
-
 def _work(work: Work[Task, Result], task: Task) -> Result:
-    return work(task, lambda step: None, _stop.is_set)
+    return work(task, lambda step: None, asked_to_stop)

@@ -24,7 +24,8 @@ ALLOWED = {
     "editing": BASE | {"eg3d", "invert", "export", "pose_estimation"},
     "weights": BASE | {"eg3d"},
     "device": {"errors"},
-    "evaluate": BASE | {"eg3d", "pose_estimation", "invert", "export", "editing", "weights", "device", "workers", "__version__"},
+    "evaluate": BASE
+    | {"eg3d", "pose_estimation", "invert", "export", "editing", "weights", "device", "workers", "__version__"},
     "head": BASE | {"eg3d", "invert", "weights", "export.files"},
 }
 EG3D_THIRD_PARTY = {"torch", "numpy", "jaxtyping", "safetensors"}
