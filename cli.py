@@ -17,13 +17,16 @@ from headlift.config import (
     EvaluatePriorConfig,
     ExportConfig,
     GenerateConfig,
+    Method,
     PoseConfig,
     Preset,
     ReconstructConfig,
     evaluation,
     output_folder,
     preset,
+    published,
     read_config,
+    with_method,
 )
 from headlift.errors import HeadliftError
 
@@ -40,6 +43,8 @@ class Reconstruct:
 
     photo: Positional[Path]
     """The photo: JPEG, PNG, WebP, TIFF or (with the extra) HEIC."""
+    more: Positional[tuple[Path, ...]] = ()
+    """Further photos of the same person, with --method multi."""
     out: Path | None = None
     """Folder for the results; out/NAME when not given."""
     face: int | None = None
@@ -52,6 +57,8 @@ class Reconstruct:
     """No progress and no notices; errors are still shown."""
     config: Path | None = None
     """Settings from a TOML file, such as the config.toml of an earlier run; flags change single ones."""
+    method: Method | None = None
+    """How to invert: sets all that belongs to the method, as published; flags change single settings."""
     settings: Annotated[ReconstructConfig, arg(name="")] = field(default_factory=lambda: _DEFAULTS.get())
 
 
@@ -116,6 +123,8 @@ class Batch:
     """No progress; errors are still shown."""
     config: Path | None = None
     """Settings from a TOML file; flags change single ones."""
+    method: Method | None = None
+    """How to invert: sets all that belongs to the method, as published; flags change single settings."""
     settings: Annotated[ReconstructConfig, arg(name="")] = field(default_factory=lambda: _DEFAULTS.get())
 
 
@@ -242,21 +251,26 @@ def run(arguments: list[str]) -> int:
 
 
 def _defaults(arguments: list[str]) -> ReconstructConfig:
-    """Settings before single flags change them: those of --config, else those of --preset."""
+    """Settings before single flags change them: those of --config, else those of --preset; with those of --method."""
     import argparse
 
     early = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     early.add_argument("--config", type=Path)
     early.add_argument("--preset")
+    early.add_argument("--method", "--inversion.method", dest="method")
     try:
         known, _ = early.parse_known_args(arguments)
     except argparse.ArgumentError:
         return ReconstructConfig()  # the real parser will say what is wrong
+    method = known.method if known.method in get_args(Method) else None
     if known.config is not None:
-        return read_config(known.config)
+        config = read_config(known.config)
+        return with_method(config, method) if method else config
     if known.preset is None and arguments[:1] == ["evaluate"]:
-        return preset("fast")
-    return preset(known.preset) if known.preset in get_args(Preset) else ReconstructConfig()
+        return preset("fast", method or "guarded")
+    if known.preset in get_args(Preset):
+        return preset(known.preset, method or "guarded")
+    return ReconstructConfig(inversion=published(method or "guarded"))
 
 
 def show(text: str) -> None:
@@ -314,6 +328,7 @@ def run_reconstruct(verb: Reconstruct) -> int:
             progress.show,
             should_stop,
             progress.note,
+            verb.more,
         )
     if verb.quiet:
         return 0

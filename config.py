@@ -15,6 +15,7 @@ from headlift.errors import ConfigError
 
 Perceptual = Literal["builtin", "lpips"]
 Preset = Literal["fast", "standard", "thorough"]
+Method = Literal["guarded", "w", "w+", "pti", "pose", "spi", "hfgi3d", "multi"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class LatentConfig:
     """With space `w`: share of the steps after which each layer gets a code of its own; 1 for never."""
     w_stats_samples: int = 600
     """Random codes from which mean and spread of w are taken."""
+    w_stats_at: Literal["front", "photo"] = "front"
+    """The camera that they are conditioned on."""
     w_stats_seed: int = 123
     """Their seed."""
 
@@ -91,6 +94,10 @@ class CameraRefineConfig:
     """Weight of the squared rotation over the pose's own variance."""
     translation_weight: float = 1.0
     """Weight of the squared translation, in units of (0.02 world units)^2."""
+    preheat: float = 0.0
+    """Share of the latent steps at their beginning in which the camera moves alone."""
+    on_sphere: bool = False
+    """Keep the camera at the distance from the origin that it was estimated at."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +141,60 @@ class TuningConfig:
 
 
 @dataclass(frozen=True)
-class InversionConfig:
-    """From crop to head: latent, camera, tuning."""
+class WarpingConfig:
+    """What the method `pose` adds to the search."""
 
+    warping: float = 0.25
+    """Weight of the frontal view's features carried to the photo's camera; headlift's own, on unit features."""
+
+
+@dataclass(frozen=True)
+class SpiConfig:
+    """What the method `spi` adds to search and tuning."""
+
+    mirror: float = 1.0
+    """Factor on the mirrored photo's weight in the search, which goes by the yaw."""
+    every: int = 4
+    """Tuning looks elsewhere once in so many steps."""
+    neighbours: int = 4
+    """Cameras of each kind at a time."""
+    neighbour: float = 0.1
+    """Weight of the photo carried to cameras near its own; times `every`."""
+    contextual: float = 0.005
+    """Weight of the mirrored photo's features near the mirrored camera; times `every` (published: 0.1 times 0.05)."""
+    region: int = 80
+    """Side of the feature maps that are compared there, pixels."""
+    depth: float = 1.0
+    """Weight of the squared change of depth in views all over the front, world units squared."""
+
+
+@dataclass(frozen=True)
+class Hfgi3dConfig:
+    """The second tuning of the method `hfgi3d`."""
+
+    steps: int = 1000
+    """Its steps."""
+    views: int = 30
+    """Pseudo views on the orbit."""
+    tolerance: float = 0.02
+    """A point this much behind the first head's surface is hidden, world units (published: 1/512, of a mesh)."""
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """From crop to head: latent, camera, tuning.
+
+    The parts' defaults are those of `guarded`; `published(method)` has every other method's.
+    """
+
+    method: Method = "guarded"
+    """How to invert: guarded (the default), w, w+, pti, pose, spi, hfgi3d or multi."""
     latent: LatentConfig = field(default_factory=LatentConfig)
     camera: CameraRefineConfig = field(default_factory=CameraRefineConfig)
     tuning: TuningConfig = field(default_factory=TuningConfig)
+    pose: WarpingConfig = field(default_factory=WarpingConfig)
+    spi: SpiConfig = field(default_factory=SpiConfig)
+    hfgi3d: Hfgi3dConfig = field(default_factory=Hfgi3dConfig)
     perceptual: Perceptual = "builtin"
     """Perceptual distance: headlift's own (offline), or LPIPS (its weights must have been fetched)."""
     preview_every: int = 25
@@ -257,27 +312,71 @@ class ExportConfig:
     """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
 
 
-def preset(name: Preset) -> ReconstructConfig:
+def published(method: Method) -> InversionConfig:
+    """The settings of a method with the constants that its authors give; those of `guarded` are headlift's own.
+
+    Published methods have no guard, no opacity against the mask, no landmarks, and most of them keep the camera.
+    """
+    if method == "guarded":
+        return InversionConfig()
+    latent = LatentConfig(alpha=0.0, relief=0.0)
+    tuning = TuningConfig(alpha=0.0, relief=0.0, geometry=0.0, side_views=0)
+    plain = InversionConfig(method=method, latent=latent, tuning=tuning, camera=CameraRefineConfig(enabled=False))
+    per_layer = replace(latent, space="w+")
+    if method == "w+":
+        return replace(plain, latent=per_layer)
+    if method == "pose":
+        free = CameraRefineConfig(start=0.0, rotation_weight=0.0, translation_weight=0.0, preheat=0.125, on_sphere=True)
+        return replace(plain, latent=replace(latent, steps=400), tuning=replace(tuning, steps=400), camera=free)
+    if method == "spi":
+        return replace(plain, latent=per_layer, tuning=replace(tuning, steps=1000))
+    if method == "hfgi3d":
+        return replace(plain, latent=replace(per_layer, w_stats_at="photo"), tuning=replace(tuning, steps=500))
+    if method == "multi":
+        return replace(plain, camera=CameraRefineConfig())
+    return plain
+
+
+def with_method(config: ReconstructConfig, method: Method) -> ReconstructConfig:
+    """The same settings with another method: its latent, camera, tuning and own settings as the preset has them."""
+    if config.inversion.method == method:
+        return config
+    other, now = preset(config.preset, method).inversion, config.inversion
+    kept = replace(other, perceptual=now.perceptual, preview_every=now.preview_every, keep_every=now.keep_every)
+    return replace(config, inversion=kept)
+
+
+def preset(name: Preset, method: Method = "guarded") -> ReconstructConfig:
     """The settings that a preset stands for; single fields can then be replaced.
 
-    `standard` and `thorough` keep the published steps and rates. All three add what a prior that is far from
-    photographs needs: a start among random heads, a code for each layer in the second half, squared errors beside the
-    perceptual distance, and side views that keep the photo's colours. These, and the shorter, coarser search of `fast`,
-    were chosen on a few photos with the embedded prior.
+    `standard` and `thorough` keep the published steps and rates. With the method `guarded` all three add what a prior
+    that is far from photographs needs: a start among random heads, a code for each layer in the second half, squared
+    errors beside the perceptual distance, and side views that keep the photo's colours. These, and the shorter, coarser
+    search of `fast`, were chosen on a few photos with the embedded prior. The other methods are as published but for
+    their steps and, in `fast`, the search's rate, jitter and resolution.
     """
-    base = ReconstructConfig(preset=name)
-    latent = replace(base.inversion.latent, mse=1.0, raw=1.0, candidates=16, split=0.5, relief=300.0)
-    tuning = replace(base.inversion.tuning, mse=3.0, raw=1.0, side_colour=0.3, rampdown=0.3, relief=300.0)
+    base = ReconstructConfig(preset=name, inversion=published(method))
+    latent, tuning = base.inversion.latent, base.inversion.tuning
+    if method == "guarded":
+        latent = replace(latent, mse=1.0, raw=1.0, candidates=16, split=0.5, relief=300.0)
+        tuning = replace(tuning, mse=3.0, raw=1.0, side_colour=0.3, rampdown=0.3, relief=300.0)
     if name == "fast":
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, neural_resolution=32)
-        tuning = replace(tuning, steps=150, geometry_every=3)
+        tuning = replace(tuning, steps=150)
+        if method == "guarded":
+            tuning = replace(tuning, geometry_every=3)
         mesh, video = replace(base.mesh, resolution=192), replace(base.video, frames=60)
     elif name == "standard":
         mesh, video = base.mesh, base.video
     else:
-        latent, tuning = replace(latent, steps=1000), replace(tuning, steps=700)
+        latent, tuning = replace(latent, steps=2 * latent.steps), replace(tuning, steps=2 * tuning.steps)
         mesh, video = replace(base.mesh, resolution=384), base.video
     inversion = replace(base.inversion, latent=latent, tuning=tuning)
+    if name == "fast":
+        spi = replace(inversion.spi, neighbours=1, region=40)
+        inversion = replace(inversion, spi=spi, hfgi3d=replace(inversion.hfgi3d, steps=150, views=10))
+    elif name == "thorough":
+        inversion = replace(inversion, hfgi3d=replace(inversion.hfgi3d, steps=2 * inversion.hfgi3d.steps))
     return replace(base, inversion=inversion, mesh=mesh, video=video)
 
 
@@ -327,8 +426,12 @@ def from_table(table: dict[str, object]) -> ReconstructConfig:
     name = table.get("preset", "standard")
     if name not in get_args(Preset):
         raise ConfigError(f"unknown preset {name!r}; there are {', '.join(get_args(Preset))}")
+    inversion = table.get("inversion", {})
+    method = inversion.get("method", "guarded") if isinstance(inversion, dict) else "guarded"
+    if method not in get_args(Method):
+        raise ConfigError(f"unknown method {method!r}; there are {', '.join(get_args(Method))}")
     try:
-        base = preset(cast(Preset, name))
+        base = preset(cast(Preset, name), cast(Method, method))
         merged = _merge(asdict(base), table, "")
         return from_dict(ReconstructConfig, merged, Config(strict=True, cast=[tuple], check_types=True))
     except DaciteError as error:

@@ -8,7 +8,7 @@ generator of `eg3d`; `invert` finds the code and tunes the generator; `export` m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -21,9 +21,11 @@ from torch import Tensor
 from headlift.config import ReconstructConfig
 from headlift.device import find_device
 from headlift.eg3d.generator import Generator as Eg3d
+from headlift.errors import FaceError
 from headlift.evaluate.check import HeadCheck, check_head
 from headlift.export.mesh import Mesh, extract_mesh
 from headlift.invert.follow import follow
+from headlift.invert.invert import check as check_inversion
 from headlift.invert.invert import invert
 from headlift.invert.result import Inversion, InversionState
 from headlift.photo import read_photo
@@ -60,6 +62,7 @@ def reconstruct(
     on_crop: Callable[[Crop], None] = lambda crop: None,
     resume: InversionState | None = None,
     on_state: Callable[[InversionState], None] | None = None,
+    more: Sequence[Path | UInt8[np.ndarray, "_ _ 3"]] = (),
 ) -> Reconstruction:
     """Lift the head out of a photo.
 
@@ -70,20 +73,23 @@ def reconstruct(
         on_crop: is shown crop, camera and verdict before minutes are spent; it may raise to call the run off.
         resume: where an earlier, interrupted run of the same photo and settings stood.
         on_state: is handed such a state now and then, for safekeeping.
+        more: further photos of the same person, for methods that take several.
 
     Raises:
-        HeadliftError: whatever is wrong with the photo, the face, the weights or the device.
+        HeadliftError: whatever is wrong with the photo, the face, the settings, the weights or the device.
     """
+    check_inversion(config.inversion, 1 + len(more))
     clock = Clock()
     device = find_device(config.device)
     pixels = read_photo(photo) if isinstance(photo, Path) else photo
     frame = frame_of(config)
     crop = estimate(pixels, replace(config.pose, frame=frame))
+    crops = (crop, *(further_crop(number, other, config) for number, other in enumerate(more, 2)))
     on_crop(crop)
     clock.lap("pose")
     generator, base_sha256 = load_generator(config.weights, device)
     clock.lap("weights")
-    steps = invert(generator, crop, config.inversion, config.seed, should_stop, resume, on_state)
+    steps = invert(generator, crops, config.inversion, config.seed, should_stop, resume, on_state)
     inversion = follow(steps, on_step)
     clock.lap("inversion")
     with torch.no_grad():
@@ -93,6 +99,19 @@ def reconstruct(
     check = check_head(inversion, planes, frame)
     clock.lap("check")
     return Reconstruction(pixels, crop, inversion, planes, mesh, check, generator, base_sha256, clock.laps)
+
+
+def further_crop(number: int, photo: Path | UInt8[np.ndarray, "h w 3"], config: ReconstructConfig) -> Crop:
+    """The crop of a further photo's largest face.
+
+    Raises:
+        PhotoError, FaceError: it is not usable; the message says which photo.
+    """
+    pixels = read_photo(photo) if isinstance(photo, Path) else photo
+    try:
+        return estimate(pixels, replace(config.pose, frame=frame_of(config), face=None))
+    except FaceError as error:
+        raise FaceError(f"photo {number}: {error}") from None
 
 
 def frame_of(config: ReconstructConfig) -> Literal["ffhq", "embedded"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -20,6 +20,8 @@ from headlift.errors import ConfigError, OutputError
 from headlift.export.files import output_error, write_text
 from headlift.export.formats import SUFFIXES as MESH_SUFFIXES
 from headlift.head import load_state, save_state
+from headlift.invert.invert import check as check_inversion
+from headlift.invert.result import InversionState
 from headlift.outputs import check_formats, write_crop, write_results
 from headlift.photo import read_photo
 from headlift.pipeline import Reconstruction, reconstruct
@@ -49,9 +51,12 @@ class RunFolder:
     config: ReconstructConfig
 
     @classmethod
-    def of(cls, path: Path, photo: Path, config: ReconstructConfig) -> RunFolder:
-        """The folder for a photo that has already been found readable."""
-        return cls(path, photo, hashlib.sha256(photo.read_bytes()).hexdigest(), config)
+    def of(cls, path: Path, photo: Path, config: ReconstructConfig, more: Sequence[Path] = ()) -> RunFolder:
+        """The folder for photos that have already been found readable."""
+        digest = hashlib.sha256()
+        for one in (photo, *more):
+            digest.update(one.read_bytes())
+        return cls(path, photo, digest.hexdigest(), config)
 
     def status(self) -> Status:
         """What is there now.
@@ -149,8 +154,11 @@ def reconstruct_into(
     on_step: Callable[[Step], None] = lambda step: None,
     should_stop: Callable[[], bool] = lambda: False,
     notice: Callable[[str], None] = lambda text: None,
+    more: Sequence[Path] = (),
 ) -> Reconstruction | None:
     """Reconstruct a photo into a folder: resume an interrupted run, or None when it is done already.
+
+    With a method for several photos, `more` are the others of the same person.
 
     Nothing is written before the photo has been found usable. When `should_stop` ends the optimisation, its result so
     far is written, and the same call later goes on from there.
@@ -159,8 +167,9 @@ def reconstruct_into(
         HeadliftError: whatever is wrong with the photo, the settings or the folder.
     """
     check_formats(config.mesh_formats, MESH_SUFFIXES, "mesh")
-    pixels = read_photo(photo)
-    run = RunFolder.of(out, photo, config)
+    check_inversion(config.inversion, 1 + len(more))
+    pixels, others = read_photo(photo), [read_photo(one) for one in more]
+    run = RunFolder.of(out, photo, config, more)
     status = run.check(overwrite)
     if status is Status.DONE:
         return None
@@ -183,7 +192,10 @@ def reconstruct_into(
         log({"stage": event.stage, "step": event.index, "of": event.total, **event.losses})
         on_step(event)
 
-    result = reconstruct(pixels, config, step, should_stop, begin, resume, lambda state: save_state(out / STATE, state))
+    def keep(state: InversionState) -> None:
+        save_state(out / STATE, state)
+
+    result = reconstruct(pixels, config, step, should_stop, begin, resume, keep, others)
     write_results(out, photo.name, config, result, on_step)
     if not should_stop():
         run.finish()

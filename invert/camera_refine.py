@@ -2,9 +2,9 @@
 
 The correction is a twist of se(3) in camera axes, taken about the world's origin, where the head is: its rotation
 orbits the camera (about the camera's x and y axes) and rolls it (about z), its translation shifts the head in the
-picture and changes the distance. Free translation is kept, and not projected back to the 2.7 sphere as 3D GAN
-Inversion with Pose Optimization (Ko et al. 2023) does, because the crop's shift and scale are estimates too; a prior on
-every component keeps it small.
+picture and changes the distance. Free translation is kept, because the crop's shift and scale are estimates too, and a
+prior on every component keeps it small; on demand the camera goes back to its sphere instead, as in 3D GAN Inversion
+with Pose Optimization (Ko et al. 2023).
 """
 
 from __future__ import annotations
@@ -37,12 +37,22 @@ def twist_matrix(twist: Float[Tensor, 6]) -> Float[Tensor, "4 4"]:
     return motion
 
 
-def moved_camera(camera: Camera, twist: Float[Tensor, 6]) -> Camera:
-    """The camera after a twist in its own axes about the world's origin; the zero twist changes nothing."""
+def moved_camera(camera: Camera, twist: Float[Tensor, 6], on_sphere: bool = False) -> Camera:
+    """The camera after a twist in its own axes about the world's origin; the zero twist changes nothing.
+
+    `on_sphere` puts its centre back, along the line to the origin, to the distance that it had, as 3D GAN Inversion
+    with Pose Optimization does (sec. 3.2).
+    """
     axes = torch.eye(4, dtype=twist.dtype, device=twist.device).repeat(len(camera), 1, 1)
     axes[:, :3, :3] = camera.rotation.to(twist.dtype)
     motion = axes @ twist_matrix(twist) @ axes.transpose(1, 2)
-    return Camera((motion @ camera.cam2world.to(twist.dtype)).to(camera.cam2world.dtype), camera.intrinsics)
+    moved = Camera((motion @ camera.cam2world.to(twist.dtype)).to(camera.cam2world.dtype), camera.intrinsics)
+    if not on_sphere:
+        return moved
+    radius = torch.linalg.vector_norm(camera.origin, dim=-1, keepdim=True)
+    origin = moved.origin * (radius / torch.linalg.vector_norm(moved.origin, dim=-1, keepdim=True))
+    top = torch.cat([moved.rotation, origin[..., None]], -1)
+    return Camera(torch.cat([top, moved.cam2world[..., 3:, :]], -2), camera.intrinsics)
 
 
 def camera_prior(

@@ -8,7 +8,8 @@ opacity against the mask where the prior's background is white, and the prior on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+import copy
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headlift.config import InversionConfig, LatentConfig
+from headlift.config import LatentConfig
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.invert.camera_refine import camera_prior, moved_camera
-from headlift.invert.face_points import FacePoints
 from headlift.invert.losses import (
     alpha_error,
     area_downsample,
@@ -34,6 +34,7 @@ from headlift.invert.perceptual import Distance
 from headlift.invert.preview import preview
 from headlift.invert.result import InversionState, Target
 from headlift.invert.state import adam_tensors, restore_adam
+from headlift.invert.task import Moment, Task, Terms, mean_terms, no_terms
 from headlift.invert.terms import descend, volume_terms
 from headlift.values import Camera, Step
 
@@ -50,24 +51,25 @@ class CodeStatistics:
 
 
 @dataclass(frozen=True)
-class Latent:
-    """What the first stage found."""
+class Pivot:
+    """What the first stage found, and tuning starts from."""
 
+    generator: Eg3d
+    """The prior with the noise images found with the code; untuned."""
     ws: Float[Tensor, "1 l w"]
-    camera: Camera
-    noises: Mapping[str, Float[Tensor, "r r"]]
-    """The noise images found with the code, by buffer name; empty where the generator uses none."""
+    cameras: tuple[Camera, ...]
+    """One for each photo."""
     history: tuple[Step, ...]
-    steps: int
-    """Steps done; fewer than asked for when it was stopped."""
+    stopped: str = ""
+    """Why the search was ended before its time, if it was."""
 
 
 @torch.no_grad()
-def code_statistics(generator: Eg3d, config: LatentConfig) -> CodeStatistics:
-    """Mean and spread of w over random codes (600, NumPy's legacy seed 123), mapped with the frontal camera."""
+def code_statistics(generator: Eg3d, config: LatentConfig, camera: Camera | None = None) -> CodeStatistics:
+    """Mean and spread of w over random codes (600, NumPy's legacy seed 123), mapped with `camera` or the frontal."""
     random = np.random.RandomState(config.w_stats_seed)
     z = torch.from_numpy(random.randn(config.w_stats_samples, generator.spec.mapping.z_dim)).float()
-    w = generator.mapping(z.to(_device(generator)), None)[:, 0]
+    w = generator.mapping(z.to(_device(generator)), camera)[:, 0]
     mean = w.mean(0)
     return CodeStatistics(mean, float((w - mean).square().sum(1).mean().sqrt()))
 
@@ -106,97 +108,130 @@ def best_start(
     return start
 
 
-def find_latent(
-    generator: Eg3d,
-    target: Target,
-    camera: Camera,
-    covariance: Float[np.ndarray, "2 2"],
-    config: InversionConfig,
-    distance: Distance,
-    face: FacePoints | None,
-    seed: int,
-    should_stop: Callable[[], bool],
-    resume: InversionState | None,
-    on_state: Callable[[InversionState], None],
-) -> Generator[Step, None, Latent]:
-    """Optimise code, noise and camera; yields each step, returns what was found (or what there is when stopped).
+def find_latent(task: Task, distance: Distance, terms: Terms = no_terms) -> Generator[Step, None, Pivot]:
+    """Optimise code, noise and cameras; yields each step, returns what was found (or what there is when stopped).
 
-    `generator` is worked on: its noise images are replaced by the optimised ones. `camera` is the estimate,
-    `covariance` that of its (yaw, pitch) in radians squared, `face` where its skin lies, if that is known.
+    With several photos the losses are the means over them: one code, a camera each. `terms` are minimised beside them.
+    A task that is resumed beyond this stage has its result in the state.
     """
-    options = config.latent
-    rng = torch.Generator().manual_seed(seed)
-    statistics = code_statistics(generator, options)
+    if task.resume and task.resume.stage != STAGE:
+        return found_before(task, task.resume)
+    config, options, resume = task.config, task.config.latent, task.resume
+    generator = copy.deepcopy(task.generator).eval().requires_grad_(False)
+    views = task.views
+    rng = torch.Generator().manual_seed(task.seed)
+    statistics = code_statistics(generator, options, views[0].camera if options.w_stats_at == "photo" else None)
     noises = noise_images(generator)
-    twist = torch.zeros(6, device=_device(generator))
+    twists = [torch.zeros(6, device=_device(generator)) for _ in views]
     done = resume.step if resume else 0
     history = list(resume.history) if resume else []
     split_at = round(options.split * options.steps) if options.space == "w" and options.split < 1 else options.steps + 1
+    preheat = round(config.camera.preheat * options.steps) if config.camera.enabled else 0
     if resume:
-        code = resume.tensors["code"].to(twist)
-        twist = resume.tensors["twist"].to(twist)
+        code = resume.tensors["code"].to(twists[0])
+        twists = [resume.tensors[_numbered("twist", k)].to(twists[0]) for k in range(len(views))]
         for name, noise in noises.items():
             noise.copy_(resume.tensors[f"noise.{name}"])
         rng.set_state(resume.tensors["rng"])
     else:
-        code = best_start(generator, target, camera, statistics, options, rng)
+        code = best_start(generator, views[0].target, views[0].camera, statistics, options, rng)
         if options.space == "w+":
             code = _broadcast(code, generator.num_ws)
         for noise in noises.values():
             noise.copy_(torch.randn(noise.shape, generator=rng))
-    parameters = _leaves(code, twist, noises)
+    code, twists = _leaves(code, twists, noises)
     _install(generator, noises)
-    optimiser = _adam(parameters, list(noises.values()), options, config.camera.lr)
+    optimiser = _adam(code, twists, list(noises.values()), options, config.camera.lr)
     if resume:
         restore_adam(optimiser, resume.tensors)
-    prepared = distance.prepare(target.image)
-    code, twist = parameters
+    prepared = [distance.prepare(view.target.image) for view in views]
 
     def state() -> InversionState:
-        tensors = {"code": code.detach().clone(), "twist": twist.detach().clone(), "rng": rng.get_state()}
+        tensors = {"code": code.detach().clone(), "rng": rng.get_state()}
+        tensors |= {_numbered("twist", k): twist.detach().clone() for k, twist in enumerate(twists)}
         tensors |= {f"noise.{name}": noise.detach().clone() for name, noise in noises.items()}
         return InversionState(STAGE, done, tensors | adam_tensors(optimiser), tuple(history))
 
-    while done < options.steps and not should_stop():
+    while done < options.steps and not task.should_stop():
         t = done / options.steps
+        t_code = max(0, done - preheat) / (options.steps - preheat) if options.steps > preheat else 1.0
         if done == split_at:
-            code, twist = _leaves(_broadcast(code.detach(), generator.num_ws), twist, noises)
-            optimiser = _adam((code, twist), list(noises.values()), options, config.camera.lr)
-        ramp = learning_rate_ramp(t, options.rampup, options.rampdown)
-        moving = config.camera.enabled and t >= config.camera.start
+            code, twists = _leaves(_broadcast(code.detach(), generator.num_ws), twists, noises)
+            optimiser = _adam(code, twists, list(noises.values()), options, config.camera.lr)
+        searching = done >= preheat
+        for leaf in (code, *noises.values()):
+            leaf.requires_grad_(searching)
+        moving = config.camera.enabled and (t >= config.camera.start or not searching)
+        ramp = learning_rate_ramp(t_code, options.rampup, options.rampdown)
         optimiser.param_groups[0]["lr"] = options.lr * ramp
-        optimiser.param_groups[1]["lr"] = config.camera.lr * ramp if moving else 0.0
-        jitter = statistics.spread * jitter_scale(t, options.w_noise, options.w_noise_ramp)
+        optimiser.param_groups[1]["lr"] = config.camera.lr * (ramp if searching else 1.0) if moving else 0.0
+        jitter = statistics.spread * jitter_scale(t_code, options.w_noise, options.w_noise_ramp) if searching else 0.0
         shaken = code + torch.randn(code.shape, generator=rng).to(code) * jitter
         ws = _broadcast(shaken, generator.num_ws)
-        seen = moved_camera(camera, twist) if moving else camera
-        output = generator.render(generator.planes(ws), ws, seen, options.neural_resolution)
-        losses = {"perceptual": distance(prepared, output.image).sum()}
-        if options.mse:
-            small = area_downsample(target.image, 256)
-            losses["mse"] = options.mse * squared_error(area_downsample(output.image, 256), small)
-        losses |= volume_terms(output, seen, target, face, options)
+        planes = generator.planes(ws)
+        cameras = tuple(
+            moved_camera(view.camera, twist, config.camera.on_sphere) if moving else view.camera
+            for view, twist in zip(views, twists, strict=True)
+        )
+        outputs = tuple(generator.render(planes, ws, camera, options.neural_resolution) for camera in cameras)
+        each = []
+        for view, camera, output, wanted in zip(views, cameras, outputs, prepared, strict=True):
+            seen = {"perceptual": distance(wanted, output.image).sum()}
+            if options.mse:
+                small = area_downsample(view.target.image, 256)
+                seen["mse"] = options.mse * squared_error(area_downsample(output.image, 256), small)
+            each.append(seen | volume_terms(output, camera, view.target, view.face, options))
+        losses = mean_terms(each)
         if options.near_mean:
             away = (code - statistics.mean).square().sum(-1).mean() / statistics.spread**2
             losses["near_mean"] = options.near_mean * away
         if noises:
             losses["noise"] = options.noise_reg * noise_regularizer(noises.values()).to(code.device)
         if moving:
-            losses["camera"] = CAMERA_PRIOR * camera_prior(twist, camera, covariance, config.camera)
+            priors = [
+                {"camera": CAMERA_PRIOR * camera_prior(twist, view.camera, view.covariance, config.camera)}
+                for view, twist in zip(views, twists, strict=True)
+            ]
+            losses |= mean_terms(priors)
+        losses |= terms(Moment(generator, planes, ws, cameras, outputs, done))
         numbers = descend(optimiser, losses)
-        normalize_noise(noises.values())
+        if searching:
+            normalize_noise(noises.values())
         done += 1
         step = Step(STAGE, done, options.steps, numbers)
         history.append(step)
         if config.keep_every and done % config.keep_every == 0:
-            on_state(state())
-        yield preview(step, output.image, config.preview_every)
-    on_state(state())
-    found = moved_camera(camera, twist.detach()) if config.camera.enabled else camera
+            task.on_state(state())
+        yield preview(step, outputs[0].image, config.preview_every)
+    task.on_state(state())
+    found = tuple(
+        moved_camera(view.camera, twist.detach(), config.camera.on_sphere) if config.camera.enabled else view.camera
+        for view, twist in zip(views, twists, strict=True)
+    )
     ws = _broadcast(code.detach(), generator.num_ws).clone()
-    final = {name: noise.detach().clone() for name, noise in noises.items()}
-    _install(generator, final)
-    return Latent(ws, found, final, tuple(history), done)
+    _install(generator, {name: noise.detach().clone() for name, noise in noises.items()})
+    stopped = f"stopped on request after {done} latent steps" if done < options.steps else ""
+    return Pivot(generator, ws, found, tuple(history), stopped)
+
+
+def pivot_tensors(pivot: Pivot) -> dict[str, Tensor]:
+    """A pivot for the states of later stages; `found_before` reads it."""
+    tensors = {"ws": pivot.ws}
+    tensors |= {_numbered("camera", k): camera.label for k, camera in enumerate(pivot.cameras)}
+    return tensors | {f"noise.{name}": noise for name, noise in noise_images(pivot.generator).items()}
+
+
+def found_before(task: Task, state: InversionState) -> Pivot:
+    """The pivot that a later stage's state holds."""
+    generator = copy.deepcopy(task.generator).eval().requires_grad_(False)
+    device = _device(generator)
+    labels = [state.tensors[_numbered("camera", k)].to(device) for k in range(len(task.views))]
+    buffers = dict(generator.named_buffers())
+    for name, value in state.tensors.items():
+        if name.startswith("noise."):
+            buffers[name.removeprefix("noise.")].copy_(value)
+    ws = state.tensors["ws"].to(device)
+    return Pivot(generator, ws, tuple(Camera.from_label(label) for label in labels), tuple(state.history))
 
 
 COARSE = 32
@@ -224,19 +259,22 @@ def _install(generator: Eg3d, noises: Mapping[str, Float[Tensor, "r r"]]) -> Non
 
 
 def _leaves(
-    code: Float[Tensor, "1 l w"], twist: Float[Tensor, 6], noises: Mapping[str, Float[Tensor, "r r"]]
-) -> tuple[Tensor, Tensor]:
+    code: Float[Tensor, "1 l w"], twists: Sequence[Float[Tensor, 6]], noises: Mapping[str, Float[Tensor, "r r"]]
+) -> tuple[Tensor, list[Tensor]]:
     for noise in noises.values():
         noise.requires_grad_()
-    return code.detach().clone().requires_grad_(), twist.detach().clone().requires_grad_()
+    return code.detach().clone().requires_grad_(), [twist.detach().clone().requires_grad_() for twist in twists]
 
 
 def _adam(
-    parameters: tuple[Tensor, Tensor], noises: list[Tensor], options: LatentConfig, camera_lr: float
+    code: Tensor, twists: list[Tensor], noises: list[Tensor], options: LatentConfig, camera_lr: float
 ) -> torch.optim.Adam:
-    code, twist = parameters
-    groups = [{"params": [code, *noises], "lr": options.lr}, {"params": [twist], "lr": camera_lr}]
+    groups = [{"params": [code, *noises], "lr": options.lr}, {"params": twists, "lr": camera_lr}]
     return torch.optim.Adam(groups, betas=(0.9, 0.999))
+
+
+def _numbered(name: str, index: int) -> str:
+    return f"{name}{index}" if index else name
 
 
 def _broadcast(code: Float[Tensor, "1 k w"], layers: int) -> Float[Tensor, "1 l w"]:

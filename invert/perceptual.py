@@ -67,9 +67,9 @@ CALIBRATED_STOP: Mapping[str, float] = {"lpips": 0.06, "builtin": 0.06}
 """Where tuning stops: PTI's value for LPIPS, and what is as near for the builtin distance."""
 
 
-def calibrated_stop(kind: str) -> float:
-    """The perceptual distance at which tuning may stop."""
-    return CALIBRATED_STOP[kind]
+def calibrated_stop(kind: str, published: float = 0.06) -> float:
+    """The perceptual distance at which tuning may stop: as near as `published` is in LPIPS."""
+    return CALIBRATED_STOP[kind] * published / CALIBRATED_STOP["lpips"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,9 @@ class Distance(Protocol):
 
     def __call__(self, target: Prepared, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
         """The distance of each picture from its target, 0 for equal pictures."""
+
+    def features(self, image: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, ...]:
+        """The network's unit features, fine to coarse: maps [n, c, r, r] of falling side."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,9 @@ class Builtin:
             total = total + self.pyramid_weight * spatial_mean(difference, target.weight)
         return total
 
+    def features(self, image: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, ...]:
+        return tuple(unit(f) for f in self.net(area_downsample(image, COMPARE_AT)))
+
     def _parts(self, image: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, ...]:
         features = [unit(f) for f in self.net(image)]
         return (*features, *laplacian_pyramid(image)) if self.pyramid_weight else tuple(features)
@@ -143,6 +149,9 @@ class Lpips:
         for a, b, linear in zip(target.parts, parts, self.net.lins, strict=True):  # type: ignore[arg-type]
             total = total + spatial_mean(linear((a - b).square()), target.weight)
         return total
+
+    def features(self, image: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, ...]:
+        return self._parts(area_downsample(image, COMPARE_AT))
 
     def _parts(self, image: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, ...]:
         outputs = self.net.net(self.net.scaling_layer(image))  # type: ignore[operator]

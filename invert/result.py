@@ -30,6 +30,15 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A further photo of the same head."""
+
+    camera: Camera
+    """The refined camera of its crop."""
+    target: Target
+
+
+@dataclass(frozen=True)
 class InversionState:
     """Where an interrupted inversion stands; with the same crop, config and seed it goes on as if nothing had been.
 
@@ -37,7 +46,7 @@ class InversionState:
     """
 
     stage: str
-    """`latent` or `tuning`."""
+    """The stage's name as its steps have it: `latent`, `tuning`, or one that a method has besides."""
     step: int
     """Steps done in that stage."""
     tensors: Mapping[str, Tensor]
@@ -63,4 +72,7 @@ class Inversion:
     reason: str
     """Why it ended, in a sentence."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """psnr [dB], ssim, perceptual, depth_moved, depth_moved_input, depth_moved_sides [world units]."""
+    """psnr [dB], ssim, perceptual, depth_moved, depth_moved_input, depth_moved_sides [world units]; with several photos
+    psnr_photo_2 ... [dB]."""
+    others: tuple[Shown, ...] = ()
+    """Further photos, where the method takes several."""

@@ -1,33 +1,31 @@
-"""Stage 2: pivotal tuning of the generator (PTI, Roich et al. 2022), with a guard on the other views.
+"""Stage 2: pivotal tuning of the generator (PTI, Roich et al. 2022).
 
-The code and the camera stay; Adam moves all parameters of the generator so that it shows the photo: squared error at
-full resolution plus the perceptual distance, until that distance is small enough (checked before the step). PTI alone
-may flatten the head into a relief that is right from the front only; the guard (`sides.py`) holds depth, opacity and
-tones of other views.
+The code and the cameras stay; Adam moves all parameters of the generator so that it shows the photo: squared error at
+full resolution plus the perceptual distance, until that distance is small enough (checked before the step). Methods
+add terms of their own.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headlift.config import InversionConfig
+from headlift.config import InversionConfig, TuningConfig
 from headlift.eg3d.generator import Generator as Eg3d
-from headlift.invert.face_points import FacePoints
-from headlift.invert.latent import code_statistics, noise_images
-from headlift.invert.losses import depth_error, learning_rate_ramp, resize, squared_error
+from headlift.invert.latent import Pivot, code_statistics, pivot_tensors
+from headlift.invert.losses import learning_rate_ramp, squared_error
 from headlift.invert.perceptual import Distance, calibrated_stop
 from headlift.invert.preview import preview
-from headlift.invert.result import InversionState, Target
-from headlift.invert.sides import guard_losses, side_views
+from headlift.invert.result import InversionState
 from headlift.invert.state import adam_tensors, restore_adam
+from headlift.invert.task import Moment, Task, Terms, mean_terms, no_terms
 from headlift.invert.terms import descend, volume_terms
-from headlift.values import Camera, Step
+from headlift.values import Step
 
 STAGE = "tuning"
 LOCALITY_SHARE = 0.1
@@ -36,8 +34,6 @@ SMALL = 10_000_000
 """Generators with fewer parameters are small (the published ones have 30 million)."""
 SMALL_GAIN = 10.0
 """Measured on the embedded prior with the photos of `benchmarks/inversion_check.py`."""
-GUARD = {"side_depth": 100.0, "side_alpha": 1.0}
-"""Weights of the guard's terms: a depth error of 0.1 units costs as much as a picture error of 1."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,23 @@ class Tuned:
     """What the second stage made."""
 
     generator: Eg3d
+    """In eval mode, its parameters frozen."""
+    history: tuple[Step, ...]
+    """All steps so far, those of earlier stages too."""
     reason: str
+    """Why it ended, in a sentence."""
+    stopped: bool = False
+    """It was ended on request."""
+
+
+def untuned(pivot: Pivot, reason: str, stopped: bool = False) -> Tuned:
+    """The prior itself as the result."""
+    return Tuned(copy.deepcopy(pivot.generator), pivot.history, reason, stopped)
+
+
+def tuning_rng(task: Task) -> torch.Generator:
+    """The randomness of tuning and of the terms that a method adds to it."""
+    return torch.Generator().manual_seed(task.seed + 1)
 
 
 def tunable(generator: Eg3d) -> dict[str, torch.nn.Parameter]:
@@ -62,26 +74,32 @@ def calibrated_gain(generator: Eg3d) -> float:
 
 
 def tune(
-    base: Eg3d,
-    ws: Float[Tensor, "1 l w"],
-    camera: Camera,
-    target: Target,
-    config: InversionConfig,
+    task: Task,
+    pivot: Pivot,
     distance: Distance,
-    face: FacePoints | None,
-    seed: int,
-    should_stop: Callable[[], bool],
-    resume: InversionState | None,
-    on_state: Callable[[InversionState], None],
-    history: list[Step],
+    rng: torch.Generator,
+    terms: Terms = no_terms,
+    options: TuningConfig | None = None,
+    stage: str = STAGE,
+    history: Sequence[Step] | None = None,
+    carried: Mapping[str, Tensor] | None = None,
 ) -> Generator[Step, None, Tuned]:
-    """Tune a copy of `base` to show the target at (ws, camera); yields each step. `history` grows with them."""
-    options = config.tuning
-    rng = torch.Generator().manual_seed(seed + 1)
+    """Tune a copy of the pivot's generator to show every photo at the pivot's code and cameras; yields each step.
+
+    Args:
+        rng: what `terms` and the locality regularisation draw from; its state is kept with the rest.
+        terms: what a method adds; all that it draws at random comes from `rng`.
+        options: the task's own tuning settings, unless a method has several tunings.
+        stage: the name under which steps and states go.
+        history: the steps before this stage, if not the pivot's.
+        carried: tensors that later steps of the method need, kept in the states.
+    """
+    if pivot.stopped:
+        return untuned(pivot, pivot.stopped, stopped=True)
+    config, options, base, ws = task.config, options or task.config.tuning, pivot.generator, pivot.ws
+    resume = task.resumed(stage)
+    steps = list(resume.history if resume else pivot.history if history is None else history)
     generator = copy.deepcopy(base)
-    views = side_views(base, ws, camera, target, options.side_views, rng) if options.geometry else ()
-    with torch.no_grad():
-        before = base.volume(base.planes(ws), camera)
     parameters = tunable(generator)
     for parameter in parameters.values():
         parameter.requires_grad_()
@@ -96,53 +114,46 @@ def tune(
         restore_adam(optimiser, resume.tensors)
         rng.set_state(resume.tensors["rng"])
     stop = calibrated_stop(distance.kind) if options.stop is None else options.stop
-    prepared = distance.prepare(target.image)
+    prepared = [distance.prepare(view.target.image) for view in task.views]
     locality = Locality(base, ws, config, distance) if options.locality else None
 
     def state() -> InversionState:
-        tensors = {"ws": ws, "camera": camera.label, "rng": rng.get_state()}
-        tensors |= {f"noise.{name}": noise for name, noise in noise_images(base).items()}
+        tensors = pivot_tensors(pivot) | {"rng": rng.get_state()} | dict(carried or {})
         tensors |= {f"weight.{name}": p.detach().clone() for name, p in parameters.items()}
-        return InversionState(STAGE, done, tensors | adam_tensors(optimiser), tuple(history))
+        return InversionState(stage, done, tensors | adam_tensors(optimiser), tuple(steps))
 
-    reason = f"all {options.steps} tuning steps were done"
+    reason, stopped = f"all {options.steps} tuning steps were done", False
     while done < options.steps:
-        if should_stop():
-            reason = f"stopped on request after {done} tuning steps"
+        if task.should_stop():
+            reason, stopped = f"stopped on request after {done} tuning steps", True
             break
         planes = generator.planes(ws)
-        output = generator.render(planes, ws, camera)
-        near = distance(prepared, output.image).sum()
-        if float(near.detach()) <= stop:
-            reason = f"the perceptual distance fell to {float(near.detach()):.3f} (limit {stop:g}) after {done} steps"
+        outputs = tuple(generator.render(planes, ws, camera) for camera in pivot.cameras)
+        nears = [distance(wanted, output.image).sum() for wanted, output in zip(prepared, outputs, strict=True)]
+        near = sum(float(value.detach()) for value in nears) / len(nears)
+        if near <= stop:
+            reason = f"the perceptual distance fell to {near:.3f} (limit {stop:g}) after {done} steps"
             break
-        losses = {
-            "mse": options.mse * squared_error(output.image, target.image),
-            "perceptual": options.perceptual * near,
-        }
-        losses |= volume_terms(output, camera, target, face, options)
-        if options.geometry:
-            side = output.depth.shape[-1]
-            solid = before.alpha * resize(target.mask, side) if target.white else before.alpha
-            moved = depth_error(output.depth, before.depth, solid)
-            losses["depth"] = options.geometry * GUARD["side_depth"] * moved
-        if views and done % options.geometry_every == 0:
-            view = views[(done // options.geometry_every) % len(views)]
-            for name, value in guard_losses(generator, planes, ws, view, options.side_colour > 0).items():
-                factor = options.side_colour if name == "side_colour" else options.geometry * GUARD[name]
-                losses[name] = factor * value
+        each = []
+        for view, camera, output, apart in zip(task.views, pivot.cameras, outputs, nears, strict=True):
+            seen = {
+                "mse": options.mse * squared_error(output.image, view.target.image),
+                "perceptual": options.perceptual * apart,
+            }
+            each.append(seen | volume_terms(output, camera, view.target, view.face, options))
+        losses = mean_terms(each) | terms(Moment(generator, planes, ws, pivot.cameras, outputs, done))
         if locality:
             losses["locality"] = options.locality * locality(generator, rng)
         optimiser.param_groups[0]["lr"] = rate * learning_rate_ramp(done / options.steps, 0.0, options.rampdown)
         numbers = descend(optimiser, losses)
         done += 1
-        step = Step(STAGE, done, options.steps, numbers)
-        history.append(step)
+        step = Step(stage, done, options.steps, numbers)
+        steps.append(step)
         if config.keep_every and done % config.keep_every == 0:
-            on_state(state())
-        yield preview(step, output.image, config.preview_every)
-    on_state(state())
-    return Tuned(generator.eval().requires_grad_(False), reason)
+            task.on_state(state())
+        yield preview(step, outputs[0].image, config.preview_every)
+    task.on_state(state())
+    return Tuned(generator.eval().requires_grad_(False), tuple(steps), reason, stopped)
 
 
 class Locality:

@@ -83,6 +83,28 @@ def test_settings_come_from_preset_then_file_then_flags(tmp_path: Path) -> None:
     assert config.inversion.tuning == preset("fast").inversion.tuning
 
 
+def test_a_method_brings_its_settings_and_flags_change_single_ones(tmp_path: Path) -> None:
+    from headlift.config import ReconstructConfig, preset, published
+
+    assert cli._defaults(["reconstruct", "a.jpg", "--method", "spi"]) == ReconstructConfig(inversion=published("spi"))
+    assert cli._defaults(["batch", "a", "--preset=fast", "--inversion.method=pti"]) == preset("fast", "pti")
+    path = tmp_path / "c.toml"
+    path.write_text('seed = 7\n[inversion]\nmethod = "w+"\n')
+    config = cli._defaults(["reconstruct", "a.jpg", f"--config={path}"])
+    assert (config.seed, config.inversion.method, config.inversion.latent.space) == (7, "w+", "w+")
+    config = cli._defaults(["reconstruct", "a.jpg", f"--config={path}", "--method", "hfgi3d"])
+    assert (config.seed, config.inversion) == (7, published("hfgi3d"))
+
+
+def test_several_photos_need_a_method_for_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = [picture(tmp_path / f"{name}.png", astronaut()) for name in "ab"]
+    out = tmp_path / "out"
+    message = fails(capsys, "reconstruct", *photos, "--out", out, "--method", "pti")
+    assert "one photo, not 2" in message
+    assert "multi" in message
+    assert not out.exists()
+
+
 def test_unknown_settings_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "c.toml"
     path.write_text("[inversion]\nstpes = 3\n")

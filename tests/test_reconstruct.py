@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from headlift import cli
+from headlift import cli, run_folder
 from headlift.head import load_head
 from headlift.run_folder import STATE, reconstruct_into
 
@@ -118,6 +118,22 @@ def test_an_interrupted_run_goes_on_to_the_same_head(finished: Path, photo: Path
     assert torch.equal(one.ws, other.ws)
     for name, value in other.generator.state_dict().items():
         assert torch.equal(one.generator.state_dict()[name], value), name
+
+
+def test_two_photos_of_one_person_give_one_head(photo: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.png"
+    Image.open(photo).crop((60, 0, 460, 400)).save(other)
+    out = tmp_path / "run"
+    flags = ["--inversion.latent.steps=2", "--inversion.tuning.steps=1", "--device=cpu", "--quiet"]
+    flags += ["--mesh.resolution=48", "--video.frames=2", "--preset=fast"]
+    assert cli.run(["reconstruct", str(photo), str(other), "--method", "multi", "--out", str(out), *flags]) == 0
+    assert names(out) == FILES
+    head = load_head(out / "head.safetensors")
+    assert head.config.inversion.method == "multi"
+    assert head.metrics["psnr_photo_2"] > 5
+    # another second photo is another run
+    assert run_folder.RunFolder.of(out, photo, head.config, [other]).status() is run_folder.Status.DONE
+    assert run_folder.RunFolder.of(out, photo, head.config, [photo]).status() is run_folder.Status.OTHER
 
 
 def test_exports_from_a_head(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,60 @@
+"""Method `guarded`: pivotal tuning with a guard on the other views; headlift's default.
+
+PTI alone may flatten the head into a relief that is right from the front only. The guard (`sides.py`) holds depth and
+opacity of other views as the untuned head has them, and can give them the photo's tones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import torch
+from torch import Tensor
+
+from headlift.invert.conclude import conclude
+from headlift.invert.latent import Pivot, find_latent
+from headlift.invert.losses import depth_error, resize
+from headlift.invert.perceptual import load_distance
+from headlift.invert.result import Inversion
+from headlift.invert.sides import guard_losses, side_views
+from headlift.invert.task import Moment, Task, Terms
+from headlift.invert.tuning import tune, tuning_rng
+from headlift.values import Step
+
+GUARD = {"side_depth": 100.0, "side_alpha": 1.0}
+"""Weights of the guard's terms: a depth error of 0.1 units costs as much as a picture error of 1."""
+
+
+def guarded(task: Task) -> Generator[Step, None, Inversion]:
+    """Code and camera together, then pivotal tuning under the guard; yields every step, returns the head."""
+    device = next(task.generator.parameters()).device
+    pivot = yield from find_latent(task, load_distance(task.config.perceptual, "latent", device))
+    rng = tuning_rng(task)
+    distance = load_distance(task.config.perceptual, "tuning", device)
+    tuned = yield from tune(task, pivot, distance, rng, guard(task, pivot, rng))
+    return conclude(task, pivot, tuned)
+
+
+def guard(task: Task, pivot: Pivot, rng: torch.Generator) -> Terms:
+    """The guard's terms: depth at the photo's camera in every step, one side view after the other now and then."""
+    options, base, camera, target = task.config.tuning, pivot.generator, pivot.cameras[0], task.views[0].target
+    if not options.geometry or pivot.stopped:
+        return lambda moment: {}
+    views = side_views(base, pivot.ws, camera, target, options.side_views, rng)
+    with torch.no_grad():
+        before = base.volume(base.planes(pivot.ws), camera)
+
+    def terms(moment: Moment) -> dict[str, Tensor]:
+        output = moment.outputs[0]
+        solid = before.alpha * resize(target.mask, output.depth.shape[-1]) if target.white else before.alpha
+        losses = {"depth": options.geometry * GUARD["side_depth"] * depth_error(output.depth, before.depth, solid)}
+        if views and moment.done % options.geometry_every == 0:
+            view = views[(moment.done // options.geometry_every) % len(views)]
+            found = guard_losses(moment.generator, moment.planes, moment.ws, view, options.side_colour > 0)
+            for name, value in found.items():
+                losses[name] = (
+                    options.side_colour if name == "side_colour" else options.geometry * GUARD[name]
+                ) * value
+        return losses
+
+    return terms

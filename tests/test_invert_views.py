@@ -1,0 +1,226 @@
+"""Warping there and back, visibility, symmetry, regions and the contextual loss: laws and hand-made cases."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from small_networks import solid_generator
+
+from headlift.eg3d.camera import mirror, orbit, unproject
+from headlift.invert.contextual import EPSILON, contextual_loss
+from headlift.invert.perceptual import load_builtin
+from headlift.invert.regions import OUTLINE, cut, face_mask, inside_polygon, mirrored_box, part_boxes
+from headlift.invert.result import Target
+from headlift.invert.symmetry import mirror_loss, mirror_weight, mirrored
+from headlift.invert.warp import backward_warp, forward_splat, pixel_centres, steps, surface_points, visibility
+from headlift.values import Camera
+
+RADIUS = 0.25
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def ball(camera: Camera, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Exact ray distance to a ball (4 where it is missed), where it is hit, and a smooth picture painted on it."""
+    directions = unproject(camera, pixel_centres(side)[None], torch.ones(1, side * side)) - camera.origin[:, None]
+    b = (directions * camera.origin[:, None]).sum(-1)
+    root = b.square() - (camera.origin.square().sum(-1, keepdim=True) - RADIUS**2)
+    depth = torch.where(root > 0, -b - root.clamp_min(0).sqrt(), torch.full_like(b, 4.0)).reshape(1, 1, side, side)
+    picture = (surface_points(depth, camera)[0] * 8).sin().T.reshape(1, 3, side, side)
+    return depth, (depth < 3.9).float(), picture
+
+
+def test_a_depth_step_hides_what_lies_behind_its_near_side() -> None:
+    camera = orbit(0.0, 0.0)
+    depth = torch.full((1, 1, 8, 8), 2.8)
+    depth[..., :4] = 2.5  # the left half is nearer
+    left, right = torch.tensor([0.2, 0.5]), torch.tensor([0.8, 0.5])
+    cases = [
+        (left, 2.50, 1.0),  # on the near surface
+        (left, 2.54, 1.0),  # 0.04 behind it: within the tolerance of 0.05
+        (left, 2.80, 0.0),  # the far surface goes on behind the near one
+        (right, 2.80, 1.0),
+        (right, 2.50, 1.0),  # in front of everything
+        (torch.tensor([1.2, 0.5]), 2.5, 0.0),  # beside the picture
+        (right, -2.8, 0.0),  # behind the camera
+    ]
+    points = torch.cat([unproject(camera, uv[None, None], torch.tensor([[far]])) for uv, far, _ in cases], 1)
+    seen, uv = visibility(points, depth, camera)
+    assert seen[0].tolist() == [wanted for _, _, wanted in cases]
+    torch.testing.assert_close(uv[0, 0], left)
+
+
+def test_splatting_to_the_same_camera_is_the_identity() -> None:
+    camera = orbit(0.3, 0.1)
+    depth, _, _ = ball(camera, 24)
+    image = torch.rand(1, 3, 24, 24, generator=seeded())
+    back, full = forward_splat(image, surface_points(depth, camera), torch.ones(1, 1, 24, 24), camera, 24)
+    torch.testing.assert_close(back, image, atol=2e-3, rtol=0)
+    torch.testing.assert_close(full, torch.ones_like(full), atol=2e-3, rtol=0)
+
+
+def test_there_and_back_is_the_identity_on_visible_pixels() -> None:
+    side, there, here = 64, orbit(0.5, 0.1, pivot=(0.0, 0.0, 0.0)), orbit(0.0, 0.0, pivot=(0.0, 0.0, 0.0))
+    depth, solid, picture = ball(here, side)
+    other, _, truth = ball(there, side)
+    points = surface_points(depth, here)
+    weight = solid * visibility(points, other, there, 0.02)[0].reshape(solid.shape)
+    splatted, full = forward_splat(picture, points, weight, there, side, 0.02)
+    whole = full > 0.5
+    assert float(whole.float().mean()) > 0.15
+    assert float((splatted - truth).abs()[whole.expand_as(truth)].median()) < 0.02
+    # forward and backward agree where both hold
+    sampled, seen = backward_warp(picture, depth, here, other, there, 0.02)
+    both = (whole & (seen > 0)).expand_as(truth)
+    assert float((splatted - sampled).abs()[both].median()) < 0.02
+    # and back again
+    returned, visible = backward_warp(torch.cat([splatted, whole.float()], 1), other, there, depth, here, 0.02)
+    held = ((visible * solid * (returned[:, 3:] > 0.99)) > 0).expand_as(picture)
+    assert float(held.float().mean()) > 0.1
+    assert float((returned[:, :3] - picture).abs()[held].median()) < 0.02
+    assert float((returned[:, :3] - picture).abs()[held].quantile(0.98)) < 0.15
+
+
+def test_the_nearer_of_two_points_in_a_pixel_is_seen() -> None:
+    camera = orbit(0.0, 0.0)
+    uv = torch.tensor([[[0.5625, 0.5625]] * 4])  # the centre of pixel (4, 4) of 8
+    points = unproject(camera, uv, torch.tensor([[2.7, 2.4, 2.42, 2.9]]))
+    colours = torch.tensor([1.0, 2.0, 4.0, 9.0]).reshape(1, 1, 2, 2)
+    image, full = forward_splat(colours, points, torch.ones(1, 1, 2, 2), camera, 8)
+    assert float(image[0, 0, 4, 4]) == pytest.approx(3.0, abs=1e-3)  # 2.4 and 2.42 are one surface
+    assert float(full[0, 0, 4, 4]) == pytest.approx(1.0)
+    hidden = torch.tensor([1.0, 0.0, 0.0, 1.0]).reshape(1, 1, 2, 2)
+    image, _ = forward_splat(colours, points, hidden, camera, 8)
+    assert float(image[0, 0, 4, 4]) == pytest.approx(1.0, abs=1e-3)  # what is left out hides nothing
+    assert float(image[0, 0, 1, 1]) == 0
+
+
+def test_steps_are_where_the_depth_jumps() -> None:
+    depth = torch.full((1, 1, 6, 6), 2.5)
+    depth[..., 3:] = 2.6
+    assert steps(depth, 0.05)[0, 0, 0].tolist() == [0, 0, 1, 1, 0, 0]
+    assert float(steps(depth, 0.2).sum()) == 0
+
+
+# Symmetry
+
+
+def test_the_mirrored_photo_counts_by_the_yaw() -> None:
+    assert mirror_weight(0.0) == mirror_weight(0.19) == mirror_weight(-0.19) == 0
+    # density of N(0, 0.29) at 0.29: 1.37566 exp(-1/2) = 0.83438; (1 - 0.83438 / 2.7) / 2
+    assert mirror_weight(0.29) == pytest.approx(0.34549, abs=1e-4)
+    assert mirror_weight(-0.29) == mirror_weight(0.29)
+    assert mirror_weight(0.25) < mirror_weight(0.5) < mirror_weight(1.2) < 0.5
+
+
+def symmetric_head():
+    """A generator whose super-resolution does not know left from right, and symmetric planes of one of its heads."""
+    generator = copy.deepcopy(solid_generator())
+    for parameter in generator.superresolution.parameters():
+        if parameter.ndim == 4:
+            parameter.copy_((parameter + parameter.flip(-1)) / 2)
+    ws = generator.mapping(torch.randn(1, 8, generator=seeded(3)))
+    planes = generator.planes(ws).clone()
+    planes[:, :2] = (planes[:, :2] + planes[:, :2].flip(-1)) / 2  # x runs along the columns of (x, y) and (x, z)
+    return generator, planes, ws
+
+
+@torch.no_grad()
+def test_the_mirror_loss_is_zero_on_a_symmetric_head_and_not_on_another() -> None:
+    generator, planes, ws = symmetric_head()
+    distance, camera = load_builtin(), orbit(0.5, 0.1)
+    image = generator.render(planes, ws, camera).image
+    photo = distance.prepare(mirrored(Target(image, torch.ones(1, 1, 32, 32), True)).image)
+    symmetric = float(mirror_loss(generator, planes, ws, camera, photo, distance))
+    assert symmetric == pytest.approx(0, abs=1e-5)
+    uneven = generator.planes(ws)
+    image = generator.render(uneven, ws, camera).image
+    photo = distance.prepare(image.flip(-1))
+    assert float(mirror_loss(generator, uneven, ws, camera, photo, distance)) > 100 * max(symmetric, 1e-6)
+
+
+def test_the_mirrored_photo_belongs_to_the_mirrored_camera() -> None:
+    camera = orbit(0.4, 0.2, pivot=(0.0, 0.0, 0.0))
+    _, solid, _ = ball(camera, 16)
+    opposite = mirror(camera)
+    points = surface_points(ball(camera, 16)[0], camera)[0] * torch.tensor([-1.0, 1.0, 1.0])
+    wanted = surface_points(ball(opposite, 16)[0], opposite)[0].reshape(16, 16, 3).flip(1).reshape(-1, 3)
+    hit = solid.flatten() > 0
+    torch.testing.assert_close(points[hit], wanted[hit], atol=1e-4, rtol=0)
+
+
+# Regions
+
+
+def test_polygons_hold_what_lies_inside() -> None:
+    corners = np.array([[0.2, 0.2], [0.8, 0.2], [0.8, 0.8], [0.5, 0.5], [0.2, 0.8]])  # a notch from below
+    inside = inside_polygon(np.array([[0.3, 0.3], [0.5, 0.7], [0.25, 0.7], [0.9, 0.5], [0.5, 0.4]]), corners)
+    assert inside.tolist() == [True, False, True, False, True]
+
+
+def landmarks() -> np.ndarray:
+    """A face mesh that is a disc of radius 0.3 with eyes and a mouth."""
+    found = np.full((478, 2), 0.5)
+    angles = np.linspace(0, 2 * np.pi, len(OUTLINE), endpoint=False)
+    found[list(OUTLINE)] = 0.5 + 0.3 * np.stack([np.cos(angles), np.sin(angles)], 1)
+    found[[61, 291, 0, 17]] = [[0.4, 0.7], [0.6, 0.7], [0.5, 0.66], [0.5, 0.74]]
+    found[[33, 133, 159, 145]] = [[0.3, 0.4], [0.4, 0.4], [0.35, 0.38], [0.35, 0.42]]
+    found[[362, 263, 386, 374]] = [[0.6, 0.4], [0.7, 0.4], [0.65, 0.38], [0.65, 0.42]]
+    return found
+
+
+def test_the_face_is_the_inside_of_its_outline_and_its_parts_have_boxes() -> None:
+    mask = face_mask(landmarks(), 64)
+    assert float(mask.mean()) == pytest.approx(math.pi * 0.3**2, rel=0.02)
+    mouth, left, right = part_boxes(landmarks())
+    assert mouth == pytest.approx((0.5, 0.7, 0.4))
+    assert left == pytest.approx((0.35, 0.4, 0.2))
+    assert mirrored_box(left) == pytest.approx(right)
+
+
+def test_cutting_a_box_resamples_it() -> None:
+    ramp = ((torch.arange(16.0) + 0.5) / 16).expand(1, 1, 16, 16)
+    piece = cut(ramp, (0.5, 0.5, 0.5), 4)
+    torch.testing.assert_close(piece[0, 0, 0], torch.tensor([0.3125, 0.4375, 0.5625, 0.6875]))
+
+
+# The contextual loss
+
+
+def plain_contextual(x: torch.Tensor, y: torch.Tensor, bandwidth: float) -> torch.Tensor:
+    """Mechrez et al. 2018, eq. 2 to 5, entry by entry."""
+    middle = y.mean(1, keepdim=True)
+    a, b = x - middle, y - middle
+    a, b = a / a.norm(dim=0), b / b.norm(dim=0)
+    d = torch.stack([torch.stack([1 - a[:, i] @ b[:, j] for j in range(b.shape[1])]) for i in range(a.shape[1])])
+    w = ((1 - d / (d.min(1, keepdim=True).values + EPSILON)) / bandwidth).exp()
+    return -(w / w.sum(1, keepdim=True)).max(0).values.mean().log()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 512])
+def test_the_contextual_loss_is_the_papers_also_in_blocks(rows: int) -> None:
+    x = torch.randn(1, 5, 3, 4, generator=seeded(), dtype=torch.float64)
+    y = torch.randn(1, 5, 2, 5, generator=seeded(1), dtype=torch.float64)
+    one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found = contextual_loss(one, y, 0.5, rows)
+    wanted = plain_contextual(other[0].flatten(1), y[0].flatten(1), 0.5)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-9)
+    found.backward()
+    wanted.backward()
+    torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_the_contextual_loss_does_not_mind_places_but_minds_features() -> None:
+    y = torch.randn(1, 8, 4, 4, generator=seeded())
+    moved = y.flatten(2)[..., torch.randperm(16, generator=seeded(1))].reshape(y.shape)
+    other = torch.randn(1, 8, 4, 4, generator=seeded(2))
+    same = float(contextual_loss(y, y))
+    assert float(contextual_loss(moved, y)) == pytest.approx(same, abs=1e-6)
+    assert same < 0.01
+    assert float(contextual_loss(other, y)) > 10 * same + 0.1
