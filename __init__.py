@@ -10,12 +10,14 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "reconstruct": "headlift.pipeline",
     "ReconstructConfig": "headlift.config",
+    "preset": "headlift.config",
     "Camera": "headlift.values",
     "HeadliftError": "headlift.errors",
 }
 
 if TYPE_CHECKING:
     from headlift.config import ReconstructConfig as ReconstructConfig
+    from headlift.config import preset as preset
     from headlift.errors import HeadliftError as HeadliftError
     from headlift.pipeline import reconstruct as reconstruct
     from headlift.values import Camera as Camera

@@ -24,7 +24,6 @@ from headlift.config import (
     evaluation,
     output_folder,
     preset,
-    published,
     read_config,
     with_method,
 )
@@ -33,7 +32,7 @@ from headlift.errors import HeadliftError
 if TYPE_CHECKING:
     from headlift.values import Crop
 
-_DEFAULTS: ContextVar[ReconstructConfig] = ContextVar("defaults", default=ReconstructConfig())  # noqa: B039 (frozen)
+_DEFAULTS: ContextVar[ReconstructConfig] = ContextVar("defaults", default=preset("standard"))  # noqa: B039 (frozen)
 """What the flags of a command start from: set by --preset or --config before the command is parsed."""
 
 
@@ -261,16 +260,13 @@ def _defaults(arguments: list[str]) -> ReconstructConfig:
     try:
         known, _ = early.parse_known_args(arguments)
     except argparse.ArgumentError:
-        return ReconstructConfig()  # the real parser will say what is wrong
+        return preset("standard")  # the real parser will say what is wrong
     method = known.method if known.method in get_args(Method) else None
     if known.config is not None:
         config = read_config(known.config)
         return with_method(config, method) if method else config
-    if known.preset is None and arguments[:1] == ["evaluate"]:
-        return preset("fast", method or "guarded")
-    if known.preset in get_args(Preset):
-        return preset(known.preset, method or "guarded")
-    return ReconstructConfig(inversion=published(method or "guarded"))
+    usual: Preset = "fast" if arguments[:1] == ["evaluate"] else "standard"
+    return preset(known.preset if known.preset in get_args(Preset) else usual, method or "guarded")
 
 
 def show(text: str) -> None:
