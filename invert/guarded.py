@@ -17,7 +17,7 @@ from headlift.invert.losses import depth_error, resize
 from headlift.invert.perceptual import load_distance
 from headlift.invert.result import Inversion
 from headlift.invert.sides import guard_losses, side_views
-from headlift.invert.task import Moment, Task, Terms
+from headlift.invert.task import Moment, Task, Terms, no_terms
 from headlift.invert.tuning import tune, tuning_rng
 from headlift.values import Step
 
@@ -39,7 +39,7 @@ def guard(task: Task, pivot: Pivot, rng: torch.Generator) -> Terms:
     """The guard's terms: depth at the photo's camera in every step, one side view after the other now and then."""
     options, base, camera, target = task.config.tuning, pivot.generator, pivot.cameras[0], task.views[0].target
     if not options.geometry or pivot.stopped:
-        return lambda moment: {}
+        return no_terms
     views = side_views(base, pivot.ws, camera, target, options.side_views, rng)
     with torch.no_grad():
         before = base.volume(base.planes(pivot.ws), camera)

@@ -88,16 +88,14 @@ def best_start(
     The volume's own small picture and its opacity are compared, without super-resolution.
     """
     start = statistics.mean[None, None]
+    if not config.candidates:
+        return start
     best = float("inf")
     for index in range(config.candidates + 1):
-        w = start
+        w = statistics.mean[None, None]
         if index:
             z = torch.randn(1, generator.spec.mapping.z_dim, generator=rng).to(_device(generator))
             w = statistics.mean.lerp(generator.mapping(z, None)[:, :1], 0.7)
-        else:
-            w = statistics.mean[None, None]
-        if not config.candidates:
-            return w
         volume = generator.volume(generator.planes(_broadcast(w, generator.num_ws)), camera, COARSE)
         side = volume.depth.shape[-1]
         error = float(squared_error(volume.features[:, :3], resize(target.image, side)))

@@ -22,7 +22,7 @@ from headlift.invert.latent import find_latent
 from headlift.invert.losses import resize
 from headlift.invert.perceptual import Distance, load_distance, spatial_mean
 from headlift.invert.result import Inversion
-from headlift.invert.task import Moment, Task, Terms
+from headlift.invert.task import Moment, Task, Terms, no_terms
 from headlift.invert.tuning import tune, tuning_rng
 from headlift.invert.warp import backward_warp
 from headlift.values import Step
@@ -43,6 +43,8 @@ def pose(task: Task) -> Generator[Step, None, Inversion]:
 def canonical_warping(task: Task, distance: Distance) -> Terms:
     """The loss that carries the frontal view's features to the photo's camera (Ko et al. 2023, sec. 3.3)."""
     weight, target = task.config.pose.warping, task.views[0].target
+    if not weight:
+        return no_terms
     wanted = level(distance.features(target.image), target.image.shape[-1]).detach()
 
     def terms(moment: Moment) -> dict[str, Tensor]:
@@ -55,7 +57,7 @@ def canonical_warping(task: Task, distance: Distance) -> Terms:
         error = (carried - resize(wanted, side)).square().sum(1, keepdim=True)
         return {"warping": weight * spatial_mean(error, (visible * solid).detach()).sum()}
 
-    return terms if weight else lambda moment: {}
+    return terms
 
 
 def level(features: Sequence[Tensor], side: int) -> Float[Tensor, "n c r r"]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from inversions import run, same
 from small_networks import solid_generator
 
 from headlift.config import CameraRefineConfig, InversionConfig, LatentConfig, TuningConfig
@@ -17,10 +17,10 @@ from headlift.eg3d.camera import orbit, rotation_angle
 from headlift.eg3d.generator import Generator
 from headlift.errors import ConfigError
 from headlift.invert.camera_refine import moved_camera
-from headlift.invert.invert import invert, make_target, never
+from headlift.invert.invert import make_target
 from headlift.invert.latent import code_statistics, noise_images
-from headlift.invert.result import Inversion, InversionState
-from headlift.values import Crop, Face, Similarity, Step, Verdict
+from headlift.invert.result import InversionState
+from headlift.values import Crop, Face, Similarity, Verdict
 
 
 def shown(generator: Generator, seed: int = 3, camera=None) -> Crop:
@@ -42,30 +42,6 @@ SHORT = InversionConfig(
 )
 
 
-def run(
-    generator: Generator,
-    crop: Crop,
-    config: InversionConfig = SHORT,
-    seed: int = 0,
-    should_stop: Callable[[], bool] = never,
-    resume: InversionState | None = None,
-    on_state: Callable[[InversionState], None] | None = None,
-) -> tuple[Inversion, list[Step]]:
-    steps = invert(generator, crop, config, seed, should_stop, resume, on_state)
-    seen = []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as end:
-            return end.value, seen
-
-
-def same(a: Inversion, b: Inversion) -> bool:
-    first, second = a.generator.state_dict(), b.generator.state_dict()
-    weights = all(torch.equal(first[name], second[name]) for name in first)
-    return weights and torch.equal(a.ws, b.ws) and torch.equal(a.camera.cam2world, b.camera.cam2world)
-
-
 def test_both_stages_bring_the_picture_nearer_and_leave_the_prior_alone() -> None:
     generator = solid_generator()
     before = copy.deepcopy(generator.state_dict())
@@ -82,7 +58,7 @@ def test_both_stages_bring_the_picture_nearer_and_leave_the_prior_alone() -> Non
 
 def test_steps_are_counted_and_pictures_come_now_and_then() -> None:
     generator = solid_generator()
-    result, steps = run(generator, shown(generator))
+    result, steps = run(generator, shown(generator), SHORT)
     assert [(s.stage, s.index, s.total) for s in steps] == [("latent", i, 8) for i in range(1, 9)] + [
         ("tuning", i, 6) for i in range(1, 7)
     ]
@@ -100,9 +76,9 @@ def test_steps_are_counted_and_pictures_come_now_and_then() -> None:
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(noise: bool) -> None:
     generator = solid_generator(noise=noise)
     crop = shown(generator)
-    first, _ = run(generator, crop, seed=5)
-    again, _ = run(generator, crop, seed=5)
-    other, _ = run(generator, crop, seed=6)
+    first, _ = run(generator, crop, SHORT, seed=5)
+    again, _ = run(generator, crop, SHORT, seed=5)
+    other, _ = run(generator, crop, SHORT, seed=6)
     assert same(first, again)
     assert not same(first, other)
 
@@ -127,23 +103,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(split: float) -> None:
 def test_stopping_keeps_what_there_is() -> None:
     generator = solid_generator()
     crop = shown(generator)
-    whole, _ = run(generator, crop)
+    whole, _ = run(generator, crop, SHORT)
     left = iter([False] * 3 + [True] * 99)
     states: list[InversionState] = []
-    early, steps = run(generator, crop, should_stop=lambda: next(left), on_state=states.append)
+    early, steps = run(generator, crop, SHORT, should_stop=lambda: next(left), on_state=states.append)
     assert [s.stage for s in steps] == ["latent"] * 3
     assert "stopped" in early.reason
     assert early.ws.shape == whole.ws.shape
     assert [s.losses for s in early.history] == [s.losses for s in whole.history[:3]]
     # and it can go on from the last state that was handed out
-    resumed, _ = run(generator, crop, resume=states[-1])
+    resumed, _ = run(generator, crop, SHORT, resume=states[-1])
     assert same(whole, resumed)
     left = iter([False] * 11 + [True] * 99)
     states.clear()
-    late, steps = run(generator, crop, should_stop=lambda: next(left), on_state=states.append)
+    late, steps = run(generator, crop, SHORT, should_stop=lambda: next(left), on_state=states.append)
     assert [s.stage for s in steps] == ["latent"] * 8 + ["tuning"] * 3
     assert "stopped" in late.reason
-    resumed, _ = run(generator, crop, resume=states[-1])
+    resumed, _ = run(generator, crop, SHORT, resume=states[-1])
     assert same(whole, resumed)
 
 
@@ -186,7 +162,7 @@ def test_noise_is_optimised_only_where_the_generator_uses_it() -> None:
     assert names == {
         name for name, _ in generator.named_buffers() if name.startswith("backbone") and "noise_const" in name
     }
-    result, steps = run(generator, shown(generator))
+    result, steps = run(generator, shown(generator), SHORT)
     assert "noise" in steps[0].losses
     for name, noise in noise_images(result.generator).items():
         assert not torch.equal(noise, noise_images(generator)[name])
@@ -267,7 +243,7 @@ def test_white_priors_see_the_photo_on_white_and_others_with_its_background() ->
     assert white.white
     scene = make_target(crop, solid_generator(white=False))
     torch.testing.assert_close(scene.image, image)
-    _, steps = run(solid_generator(white=False), crop)
+    _, steps = run(solid_generator(white=False), crop, SHORT)
     assert "alpha" not in steps[0].losses
 
 

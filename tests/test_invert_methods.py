@@ -8,6 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from inversions import run, same
 from small_networks import solid_generator
 
 from headlift.config import (
@@ -31,10 +32,10 @@ from headlift.invert.metrics import psnr
 from headlift.invert.perceptual import calibrated_stop, load_builtin
 from headlift.invert.pose import canonical_warping
 from headlift.invert.regions import OUTLINE
-from headlift.invert.result import Inversion, InversionState
+from headlift.invert.result import InversionState
 from headlift.invert.spi import carry, elsewhere, face_region, front_views, mirror_pivot, neighbours
 from headlift.invert.task import Moment, Task, make_view
-from headlift.values import Camera, Crop, Face, Similarity, Step, Verdict
+from headlift.values import Camera, Crop, Face, Similarity, Verdict
 
 
 def crop_of(generator: Generator, camera: Camera, seed: int = 3) -> Crop:
@@ -60,21 +61,6 @@ def short(method: Method, latent: int = 3, tuning: int = 3) -> InversionConfig:
         preview_every=0,
         keep_every=2,
     )
-
-
-def run(generator: Generator, crop, config: InversionConfig, **more) -> tuple[Inversion, list[Step]]:
-    steps, seen = invert(generator, crop, config, **more), []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as end:
-            return end.value, seen
-
-
-def same(a: Inversion, b: Inversion) -> bool:
-    first, second = a.generator.state_dict(), b.generator.state_dict()
-    weights = all(torch.equal(first[name], second[name]) for name in first)
-    return weights and torch.equal(a.ws, b.ws) and torch.equal(a.camera.cam2world, b.camera.cam2world)
 
 
 STAGES = {
