@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from headlift.config import (
+    EditConfig,
     EvaluatePriorConfig,
     ExportConfig,
     GenerateConfig,
@@ -102,6 +103,21 @@ class Export:
     quiet: bool = False
     """No progress; errors are still shown."""
     settings: Annotated[ExportConfig, arg(name="")] = field(default_factory=ExportConfig)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Change a head: directions, style mixing, interpolation, regions; a new head file, with before and after."""
+
+    head: Positional[Path]
+    """A head.safetensors, or the folder of a run."""
+    out: Path
+    """Folder for the new head and its pictures."""
+    overwrite: bool = False
+    """Replace files of an earlier edit."""
+    quiet: bool = False
+    """No progress; errors are still shown."""
+    settings: Annotated[EditConfig, arg(name="")] = field(default_factory=EditConfig)
 
 
 @dataclass(frozen=True)
@@ -235,6 +251,7 @@ def run(arguments: list[str]) -> int:
         | Annotated[Pose, subcommand("pose")]
         | Annotated[Generate, subcommand("generate")]
         | Annotated[Export, subcommand("export")]
+        | Annotated[Edit, subcommand("edit")]
         | Annotated[Batch, subcommand("batch")]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Weights, subcommand("weights")]
@@ -389,6 +406,19 @@ def run_export(verb: Export) -> int:
     return 0
 
 
+def run_edit(verb: Edit) -> int:
+    from headlift.edits import edit_head
+    from headlift.progress import StepProgress
+
+    with StepProgress(verb.quiet) as progress:
+        edited = edit_head(verb.head, verb.out, verb.settings, verb.overwrite, progress.show)
+    if not verb.quiet:
+        for drift in edited.drift:
+            show(f"identity drift {drift.value:.2f} ({drift.measure}: {drift.about}; 0 the same head, 1 another one)")
+        show(f"The edited head is {edited.files[0]}; open {edited.files[1]} first.")
+    return 0
+
+
 def run_batch(verb: Batch) -> int:
     from rich.console import Console
     from rich.table import Table
@@ -527,6 +557,7 @@ _RUNS: dict[type, Callable[[Any], int]] = {
     Pose: run_pose,
     Generate: run_generate,
     Export: run_export,
+    Edit: run_edit,
     Batch: run_batch,
     Evaluate: run_evaluate,
     WeightsList: run_weights_list,

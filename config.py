@@ -312,6 +312,54 @@ class ExportConfig:
     """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
 
 
+@dataclass(frozen=True)
+class EditConfig:
+    """Changes to a head. In this order: truncation, moves, mixing, interpolation; then what is meant for a region."""
+
+    move: tuple[str, ...] = ()
+    """Directions with amounts, such as age=1.5 smile=-1: 1 is about one standard deviation."""
+    directions: Path | None = None
+    """File of directions (`headlift directions`); the embedded prior's when not given."""
+    layers: str | None = None
+    """Only these layers of the code move, such as 0-2 or 0,3; all when not given."""
+    truncation: float = 1.0
+    """Pull towards the mean head of the prior: 1 none, 0 the mean head's code."""
+    mix: Path | None = None
+    """Another head (of the same prior) from which layers are taken."""
+    mix_layers: str | None = None
+    """The layers that are taken from it; the second half (colours and details) when not given."""
+    towards: Path | None = None
+    """Another head (of the same prior) to go towards."""
+    share: float = 0.5
+    """How far: 0 stays, 1 is the other head."""
+    region: str | None = None
+    """Change only this part and keep the rest: eyes, brows, nose, mouth, face or hair."""
+    region_mask: Path | None = None
+    """Change only what is white in this picture, painted over the crop (crop.png)."""
+    color: str | None = None
+    """Give the region this colour, such as #a03020."""
+    color_strength: float = 0.7
+    """How much of it: 0 none, 1 all; light and shade stay."""
+    paint: Path | None = None
+    """The crop (crop.png) or the photo, painted over: what was painted is carried into the head."""
+    steps: int = 80
+    """Tuning steps that a region, a colour or paint takes."""
+    into_photo: Path | None = None
+    """The original photo: the edited face is put back into it, as photo.png."""
+    video: bool = False
+    """Also a video of the way from the head to the edited one and back."""
+    frames: int = 90
+    """Its frames."""
+    fps: int = 30
+    """Frames a second."""
+    weights: str | None = None
+    """The base generator, when it is not where the head file says."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
+    seed: int = 0
+    """Seed of the random heads that drift is measured against, and of the tuning."""
+
+
 def published(method: Method) -> InversionConfig:
     """The settings of a method with the constants that its authors give; those of `guarded` are headlift's own.
 

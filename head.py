@@ -63,6 +63,8 @@ class Head:
     """Why the inversion ended."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Figures of the inversion (`headlift.invert.result.Inversion.metrics`)."""
+    edits: tuple[Mapping[str, Any], ...] = ()
+    """What was done to it since, in order (`headlift.edits.edit_head`)."""
 
 
 def head_of(inversion: Inversion, base_sha256: str, crop: Crop, config: ReconstructConfig) -> Head:
@@ -113,6 +115,7 @@ def write_head(path: Path | str, head: Head, base: Generator) -> None:
         "config": to_table(head.config),
         "reason": head.reason,
         "metrics": {name: value for name, value in head.metrics.items() if np.isfinite(value)},
+        "edits": list(head.edits),
     }
     _write(path, tensors, FORMAT, about)
 
@@ -137,6 +140,7 @@ def load_head(
         label, ws = tensors["camera"].to(device), tensors["ws"].to(device)
         image, mask = tensors["image"].numpy(), tensors["mask"].numpy()
         reason, metrics = str(about.get("reason", "")), {k: float(v) for k, v in about.get("metrics", {}).items()}
+        edits = tuple(dict(entry) for entry in about.get("edits", ()))
         camera = Camera.from_label(label.float())
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ConfigError) as error:
         raise HeadFileError(f"{path} is damaged or was written by another headlift: {error}. Make it anew.") from None
@@ -147,7 +151,7 @@ def load_head(
     if tuple(ws.shape) != (1, generator.num_ws, generator.spec.mapping.w_dim):
         raise HeadFileError(f"{path} holds a code of shape {tuple(ws.shape)}, which its base generator does not take.")
     frozen = generator.eval().requires_grad_(False)
-    return Head(frozen, ws, camera, image, mask, similarity, config, weights or name, sha256, reason, metrics)
+    return Head(frozen, ws, camera, image, mask, similarity, config, weights or name, sha256, reason, metrics, edits)
 
 
 def load_base(
