@@ -19,8 +19,8 @@ from headlift.eg3d.generator import Generator
 from headlift.errors import ConfigError
 from headlift.export.files import refuse_existing
 from headlift.export.formats import write_mesh
+from headlift.export.head_mesh import extract_mesh
 from headlift.export.images import grid, to_uint8, write_png
-from headlift.export.mesh import extract_mesh
 from headlift.export.video import write_video
 from headlift.export.views import orbit_cameras
 from headlift.values import Camera, Step

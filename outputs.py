@@ -18,6 +18,7 @@ from headlift.errors import ConfigError
 from headlift.export.files import refuse_existing, write_text
 from headlift.export.formats import SUFFIXES as MESH_SUFFIXES
 from headlift.export.formats import write_mesh
+from headlift.export.head_mesh import extract_mesh
 from headlift.export.images import (
     depth_in_color,
     depth_to_uint16,
@@ -28,7 +29,6 @@ from headlift.export.images import (
     views_grid,
     write_png,
 )
-from headlift.export.mesh import extract_mesh
 from headlift.export.paths import path_cameras, read_cameras
 from headlift.export.report import Report, write_report
 from headlift.export.video import SUFFIXES as VIDEO_SUFFIXES

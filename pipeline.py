@@ -23,7 +23,8 @@ from headlift.device import find_device
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.errors import FaceError
 from headlift.evaluate.check import HeadCheck, check_head
-from headlift.export.mesh import Mesh, extract_mesh
+from headlift.export.head_mesh import extract_mesh
+from headlift.export.mesh import Mesh
 from headlift.invert.follow import follow
 from headlift.invert.invert import check as check_inversion
 from headlift.invert.invert import invert
@@ -31,7 +32,7 @@ from headlift.invert.result import Inversion, InversionState
 from headlift.photo import read_photo
 from headlift.pose_estimation.estimate import estimate
 from headlift.values import Crop, Step
-from headlift.weights import EMBEDDED, load_generator
+from headlift.weights import load_generator, looks_ahead
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ def further_crop(number: int, photo: Path | UInt8[np.ndarray, "h w 3"], config: 
 
 
 def frame_of(config: ReconstructConfig) -> Literal["ffhq", "embedded"]:
-    """What the generator takes for straight ahead: the embedded prior has the synthetic heads' idea of it."""
-    return "embedded" if config.weights == EMBEDDED else config.pose.frame
+    """What the generator takes for straight ahead."""
+    return looks_ahead(config.weights, config.pose.frame)
 
 
 class Clock:

@@ -19,8 +19,8 @@ import torch
 
 from headlift.config import MeshConfig
 from headlift.export.color import linear_to_srgb
+from headlift.export.head_mesh import extract_mesh
 from headlift.export.images import grid, to_uint8, write_png
-from headlift.export.mesh import extract_mesh
 from headlift.export.raster import rasterise, silhouette_iou
 from headlift.export.views import orbit_cameras, render_views
 from headlift.weights import load_generator

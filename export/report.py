@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from headlift.export.clean import simplify
 from headlift.export.files import write_text
 from headlift.export.formats import METRES_PER_UNIT, glb_bytes
 from headlift.export.images import crop_overlay, jpeg_bytes, png_bytes, pose_overlay, shrink
-from headlift.export.mesh import Mesh, simplify
+from headlift.export.mesh import Mesh
 from headlift.values import Crop, Step, Verdict
 
 VIEWER_FACES = 150_000

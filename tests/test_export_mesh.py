@@ -15,17 +15,11 @@ from headlift.config import MeshConfig
 from headlift.eg3d.camera import orbit, unproject
 from headlift.eg3d.density import grid_axis
 from headlift.errors import MeshError
+from headlift.export.clean import simplify
 from headlift.export.color import linear_to_srgb, srgb_to_linear
-from headlift.export.mesh import (
-    Mesh,
-    automatic_level,
-    extract_mesh,
-    face_weighted_normals,
-    first_crossings,
-    grid_density,
-    mesh_from_density,
-    simplify,
-)
+from headlift.export.head_mesh import extract_mesh, grid_density
+from headlift.export.level import automatic_level, first_crossings
+from headlift.export.mesh import Mesh, face_weighted_normals, mesh_from_density
 from headlift.export.raster import rasterise
 from headlift.export.views import orbit_cameras, render_views
 from headlift.values import Camera, RenderOutput

@@ -8,7 +8,8 @@ import torch
 
 from headlift.config import MeshConfig
 from headlift.export.color import linear_to_srgb
-from headlift.export.mesh import Mesh, extract_mesh
+from headlift.export.head_mesh import extract_mesh
+from headlift.export.mesh import Mesh
 from headlift.export.raster import rasterise, silhouette_iou
 from headlift.export.views import orbit_cameras, render_views
 from headlift.values import Camera, RenderOutput
