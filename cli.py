@@ -14,10 +14,13 @@ import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from headlift.config import (
+    DirectionImportConfig,
     EditConfig,
+    EvaluateInversionConfig,
     EvaluatePriorConfig,
     ExportConfig,
     GenerateConfig,
+    LearnConfig,
     Method,
     PoseConfig,
     Preset,
@@ -144,11 +147,9 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class EvaluatePrior:
     """How good a prior is: heads of known truth, one view in, the others compared; goes on where it stopped."""
 
-    what: Positional[Literal["prior"]]
-    """What is measured."""
     folder: Positional[Path]
     """Folder with dataset.json and the pictures it names: several views of each head, with transparency."""
     json: Path | None = None
@@ -164,6 +165,34 @@ class Evaluate:
     settings: Annotated[EvaluatePriorConfig, arg(name="")] = field(
         default_factory=lambda: evaluation(_DEFAULTS.get().preset, _DEFAULTS.get())
     )
+
+
+@dataclass(frozen=True)
+class EvaluateInversion:
+    """Inversion methods side by side: the same images, figures and page for all; goes on where it stopped."""
+
+    folder: Positional[Path | None] = None
+    """Photos; or crops with their cameras in dataset.json; or several views of each head, as `evaluate prior` takes."""
+    methods: str = "w,w+,pti,pose,spi,hfgi3d,in-n-out,best"
+    """Which, separated by commas; `best` is the default of reconstruct. NAME@spi.mirror=0.0 changes a setting."""
+    json: Path | None = None
+    """Also write the list of rows to this file, after each anew."""
+    out: Path = Path("out/evaluate-inversion")
+    """Folder for rows, tables and page."""
+    workers: int | None = None
+    """Processes at a time, with one thread each; one for each core (8 at most) or for the GPU when not given."""
+    overwrite: bool = False
+    """Measure anew, and replace other results."""
+    quiet: bool = False
+    """No progress; errors are still shown."""
+    settings: Annotated[EvaluateInversionConfig, arg(name="")] = field(default_factory=EvaluateInversionConfig)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a prior, or inversion methods side by side."""
+
+    verb: Annotated[EvaluatePrior, subcommand("prior")] | Annotated[EvaluateInversion, subcommand("inversion")]
 
 
 @dataclass(frozen=True)
@@ -214,6 +243,66 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class DirectionsList:
+    """The directions of a file (the embedded prior's when none is given), and what each does."""
+
+    file: Positional[Path | None] = None
+    """A file of directions."""
+
+
+@dataclass(frozen=True)
+class DirectionsLearn:
+    """Find directions in a generator: SeFa, PCA, or from attributes of heads (SVM, regression)."""
+
+    out: Path
+    """The .safetensors file to write."""
+    overwrite: bool = False
+    """Replace a file that is already there."""
+    quiet: bool = False
+    """No progress; errors are still shown."""
+    settings: Annotated[LearnConfig, arg(name="")] = field(default_factory=LearnConfig)
+
+
+@dataclass(frozen=True)
+class DirectionsImport:
+    """Take directions from a .npy or .pt file (W, W+ or S), for the generator that they were made for."""
+
+    file: Positional[Path]
+    """The .npy or .pt file; nothing in it is run."""
+    out: Path
+    """The .safetensors file to write."""
+    settings: Annotated[DirectionImportConfig, arg(name="")]
+    overwrite: bool = False
+    """Replace a file that is already there."""
+
+
+@dataclass(frozen=True)
+class DirectionsReport:
+    """How entangled directions are: what else each one moves."""
+
+    file: Positional[Path | None] = None
+    """A file of directions; the embedded prior's when not given."""
+    measure: int = 0
+    """Also move so many random heads and measure landmarks and colours of their renders."""
+    weights: str = "embedded"
+    """The generator for --measure."""
+    json: Path | None = None
+    """Also write the figures to this file."""
+
+
+@dataclass(frozen=True)
+class DirectionsVerb:
+    """List, learn, import and examine directions for `headlift edit`."""
+
+    verb: (
+        Annotated[DirectionsList, subcommand("list")]
+        | Annotated[DirectionsLearn, subcommand("learn")]
+        | Annotated[DirectionsImport, subcommand("import")]
+        | Annotated[DirectionsReport, subcommand("report")]
+    )
+
+
+@dataclass(frozen=True)
 class Doctor:
     """What works on this machine, and what to do about what does not."""
 
@@ -254,6 +343,7 @@ def run(arguments: list[str]) -> int:
         | Annotated[Edit, subcommand("edit")]
         | Annotated[Batch, subcommand("batch")]
         | Annotated[Evaluate, subcommand("evaluate")]
+        | Annotated[DirectionsVerb, subcommand("directions")]
         | Annotated[Weights, subcommand("weights")]
         | Annotated[Doctor, subcommand("doctor")],
         args=arguments,
@@ -261,7 +351,7 @@ def run(arguments: list[str]) -> int:
         description="One photo of a face in, a 3D head out.",
         config=(OmitSubcommandPrefixes,),
     )
-    if isinstance(verb, Weights):
+    if isinstance(verb, Weights | Evaluate | DirectionsVerb):
         verb = verb.verb
     return _RUNS[type(verb)](verb)
 
@@ -455,10 +545,7 @@ def run_batch(verb: Batch) -> int:
     return 0 if any(row.status in ("done", "skipped") for row in rows) else 2
 
 
-def run_evaluate(verb: Evaluate) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
+def run_evaluate_prior(verb: EvaluatePrior) -> int:
     from headlift.evaluate.page import notes, table, write_page
     from headlift.evaluate.prior import Evaluation, evaluate_prior, to_json
     from headlift.export.files import write_text
@@ -473,19 +560,54 @@ def run_evaluate(verb: Evaluate) -> int:
             verb.folder, verb.out, verb.settings, verb.workers, verb.overwrite, progress.show, should_stop, on_result
         )
     if found is None:
-        warn("stopped; what is done is kept, and the same command goes on.")
-        return 130
+        return stopped()
     write_page(verb.out, found)
     if not verb.quiet:
-        heading, *lines = table(found)
-        shown = Table(*heading)
-        for line in lines:
-            shown.add_row(*line)
-        Console().print(shown)
-        for note in notes(found):
-            show(note)
-        show(f"The page is {verb.out / 'index.html'}.")
+        show_figures(table(found), notes(found), verb.out / "index.html")
     return 0
+
+
+def run_evaluate_inversion(verb: EvaluateInversion) -> int:
+    from headlift.evaluate.inversion import Comparison, evaluate_inversion, to_json
+    from headlift.evaluate.inversion_page import notes, table, write_page
+    from headlift.export.files import write_text
+    from headlift.progress import StepProgress
+
+    def on_result(found: Comparison) -> None:
+        write_page(verb.out, found)
+        if verb.json is not None:
+            write_text(verb.json, to_json(found))
+
+    methods = [name.strip() for name in verb.methods.split(",") if name.strip()]
+    arguments = (verb.folder, verb.out, methods, verb.settings, verb.workers, verb.overwrite)
+    with StepProgress(verb.quiet) as progress, stop_on_interrupt(progress.note) as should_stop:
+        found = evaluate_inversion(*arguments, progress.show, should_stop, on_result)
+    if found is None:
+        return stopped()
+    if not verb.quiet:
+        show_figures(table(found, short=True), notes(found), verb.out / "index.html")
+    return 0
+
+
+def stopped() -> int:
+    """What to say, and the exit code, when an evaluation was ended before its time."""
+    warn("stopped; what is done is kept, and the same command goes on.")
+    return 130
+
+
+def show_figures(table: list[list[str]], notes: list[str], page: Path) -> None:
+    """A table, headings first, and what it does not say."""
+    from rich.console import Console
+    from rich.table import Table
+
+    heading, *lines = table
+    shown = Table(*heading)
+    for line in lines:
+        shown.add_row(*line)
+    Console().print(shown)
+    for note in notes:
+        show(note)
+    show(f"The page is {page}.")
 
 
 def run_weights_list(verb: WeightsList) -> int:
@@ -527,6 +649,56 @@ def run_weights_verify(verb: WeightsVerify) -> int:
     return 0
 
 
+def run_directions_list(verb: DirectionsList) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from headlift.editing.directions import load_directions
+
+    found = load_directions(verb.file)
+    table = Table("name", "forwards", "unit", "1 is about", "correlation")
+    for entry in found.entries:
+        numbers = [f"{value:.2g}" if value == value else "" for value in (entry.std, entry.correlation)]
+        table.add_row(entry.name, entry.about, entry.unit, *numbers)
+    Console().print(table)
+    show(f"in {found.space.upper()} of the generator {found.base_sha256[:12]}; {found.source or 'fitted to its heads'}")
+    return 0
+
+
+def run_directions_learn(verb: DirectionsLearn) -> int:
+    from headlift.direction_files import learn_into
+    from headlift.editing.discover import report
+    from headlift.progress import StepProgress
+
+    with StepProgress(verb.quiet) as progress:
+        found = learn_into(verb.out, verb.settings, verb.overwrite, progress.show)
+    if not verb.quiet:
+        show(report(found))
+        show(f"Use them with: headlift edit HEAD --out DIR --directions {verb.out} --move {found.names[0]}=1")
+    return 0
+
+
+def run_directions_import(verb: DirectionsImport) -> int:
+    from headlift.direction_files import import_into
+
+    found = import_into(verb.file, verb.out, verb.settings, verb.overwrite)
+    show(f"{verb.out}: {len(found.names)} in {found.space.upper()}: {', '.join(found.names)}")
+    return 0
+
+
+def run_directions_report(verb: DirectionsReport) -> int:
+    import json
+
+    from headlift.direction_files import report
+    from headlift.export.files import write_text
+
+    text, about = report(verb.file, verb.measure, verb.weights)
+    if verb.json is not None:
+        write_text(verb.json, json.dumps(about, indent=2) + "\n")
+    show(text)
+    return 0
+
+
 def run_doctor(verb: Doctor) -> int:
     from rich.console import Console
     from rich.table import Table
@@ -559,10 +731,15 @@ _RUNS: dict[type, Callable[[Any], int]] = {
     Export: run_export,
     Edit: run_edit,
     Batch: run_batch,
-    Evaluate: run_evaluate,
+    EvaluatePrior: run_evaluate_prior,
+    EvaluateInversion: run_evaluate_inversion,
     WeightsList: run_weights_list,
     WeightsImport: run_weights_import,
     WeightsFetch: run_weights_fetch,
     WeightsVerify: run_weights_verify,
+    DirectionsList: run_directions_list,
+    DirectionsLearn: run_directions_learn,
+    DirectionsImport: run_directions_import,
+    DirectionsReport: run_directions_report,
     Doctor: run_doctor,
 }

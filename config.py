@@ -213,8 +213,30 @@ class MeshConfig:
     """Density at the surface; without it the automatic rule."""
     metres_per_unit: float = 0.396
     """Scale of the mesh: 63 mm between the pupils at 0.159 units."""
+    scale: float = 1.0
+    """Enlarge what is written by this factor."""
+    up: Literal["y", "z"] | None = None
+    """The axis that points up; without it that of the format: z in STL, y in the others. GLB is always y up."""
+    origin: Literal["head", "base"] = "head"
+    """What lies at the origin: the middle of the head, as in EG3D's world, or the point below it at the lowest height."""
     colors: bool = True
-    """Colour the vertices."""
+    """Colours at all, on a texture or on the vertices."""
+    texture: bool = True
+    """Bake the colours into a texture; without it they are on the vertices."""
+    texture_size: int = 2048
+    """Side of the texture, pixels: 256 to 4096."""
+    views: int | None = None
+    """Rendered views that give the colours, up to 14; without it 14, or 6 where pictures are larger than 256 pixels."""
+    photo: bool = True
+    """Take the photo's own pixels where it sees the surface."""
+    unlit: bool = False
+    """GLB: shown as it is, without lights (KHR_materials_unlit)."""
+    faces: int | None = None
+    """At most so many triangles; without it 40,000 under a texture, and all of them otherwise."""
+    smooth: int = 0
+    """Rounds of smoothing that does not shrink (Taubin)."""
+    close: bool = False
+    """Watertight: neck and shoulders closed flat where the generator's cube ends."""
     walls: bool = False
     """Keep the walls where the cube cuts the shoulders."""
 
@@ -284,7 +306,7 @@ class GenerateConfig:
     mix_layer: int | None = None
     """First layer that is taken from the other head; half way when not given."""
     meshes: tuple[str, ...] = ()
-    """Also a mesh of each head, in these formats: glb, ply, obj, stl."""
+    """Also a mesh of each head, in these formats: glb, ply, obj, stl, usdz."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     device: str = "auto"
     """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
@@ -295,7 +317,11 @@ class ExportConfig:
     """Files from a head."""
 
     meshes: tuple[str, ...] = ()
-    """Meshes to write: glb, ply, obj, stl."""
+    """Meshes to write: formats (glb, ply, obj, stl, usdz), for files called mesh, or names of files that end so."""
+    splats: Path | None = None
+    """Also the head as Gaussian splats, into this .ply file."""
+    quality: Path | None = None
+    """Also a JSON file that says how good the mesh is: triangles, holes, volume, normals."""
     videos: tuple[str, ...] = ()
     """Videos to write: mp4, gif, webp."""
     views: bool = False
@@ -304,6 +330,8 @@ class ExportConfig:
     """Depth (16 bit and coloured) and normals, seen from the head's own camera."""
     cameras: Path | None = None
     """A camera path for the videos from a JSON or CSV file, instead of --video.path."""
+    cameras_out: Path | None = None
+    """Write the path's cameras to this JSON or CSV file."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
     weights: str | None = None
@@ -358,6 +386,53 @@ class EditConfig:
     """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
     seed: int = 0
     """Seed of the random heads that drift is measured against, and of the tuning."""
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """Finding directions in a generator's latent space."""
+
+    method: Literal["sefa", "pca", "svm", "regression"] = "sefa"
+    """sefa and pca need no labels; svm (InterFaceGAN) and regression learn from scores of heads."""
+    weights: str = "embedded"
+    """The generator: a name from `headlift weights list`, or a .safetensors file."""
+    count: int = 10
+    """Directions that sefa and pca find."""
+    samples: int = 500
+    """Random heads that are looked at."""
+    space: Literal["w", "s"] = "w"
+    """Codes, or the styles that they give (not with sefa)."""
+    layers: str | None = None
+    """Directions in W+ that leave all but these layers alone, such as 0-1; sefa looks at these layers only."""
+    labels: Path | None = None
+    """CSV or JSON with a row a head: `seed` or `head`, then one number an attribute."""
+    landmarks: bool = False
+    """Score random heads by the landmarks of their renders: smile, mouth_open, eyes_open, gaze_x ..."""
+    scorer: str | None = None
+    """Score random heads by a function of your own, MODULE:FUNCTION, from a picture (uint8, HWC) to a number or to
+    numbers by name."""
+    attributes: tuple[str, ...] = ()
+    """Only these attributes; all that are scored when not given."""
+    against: tuple[str, ...] = ()
+    """Names of other directions that the new ones shall be orthogonal to (conditional projection)."""
+    against_file: Path | None = None
+    """The file of those; the embedded prior's directions when not given."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
+    seed: int = 0
+    """Seed of the random heads."""
+
+
+@dataclass(frozen=True)
+class DirectionImportConfig:
+    """Directions of others, from .npy or .pt."""
+
+    weights: str
+    """The generator that they belong to: a name from `headlift weights list`, or a .safetensors file."""
+    names: tuple[str, ...] = ()
+    """What to call them; the file's own names or its name when not given."""
+    space: Literal["w", "w+", "s"] | None = None
+    """Where they lie, if the shapes do not tell."""
 
 
 def published(method: Method) -> InversionConfig:
@@ -455,6 +530,36 @@ def evaluation(name: Preset, base: ReconstructConfig | None = None) -> EvaluateP
     return EvaluatePriorConfig(
         preset=name, inversion=replace(inversion, camera=replace(inversion.camera, enabled=False))
     )
+
+
+@dataclass(frozen=True)
+class EvaluateInversionConfig:
+    """Inversion methods on the same images: `headlift evaluate inversion`."""
+
+    weights: str = "embedded"
+    """The generator: a name from `headlift weights list`, or a .safetensors file."""
+    preset: Preset = "fast"
+    """How much time each method spends: fast, standard (as published) or thorough."""
+    images: int | None = None
+    """Only the first so many images of the folder; all when not given."""
+    samples: int = 0
+    """Also so many random heads of the generator itself, of which everything is known."""
+    truncation: float = 0.7
+    """How far these lie from the mean head: 1 anywhere, 0 the mean head."""
+    photo_yaw: float = 0.0
+    """Of a head that is known from several sides, the view nearest to this yaw (degrees) is the photo."""
+    camera_off: float = 0.0
+    """Start with known cameras that are wrong by so many degrees in yaw and in pitch."""
+    steps: int | None = None
+    """At most so many steps in each stage of a method; as the preset has them when not given."""
+    perceptual: Perceptual = "builtin"
+    """Perceptual distance that the methods minimise; what they are measured by stays the same."""
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    """For photos whose cameras are not known."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
+    seed: int = 0
+    """Seed of everything random."""
 
 
 def output_folder(photo: Path) -> Path:

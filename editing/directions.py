@@ -54,9 +54,9 @@ class Directions:
     """Directions in one generator's W, W+ or S."""
 
     entries: tuple[Direction, ...]
-    vectors: Float[Tensor, "k *shape"]
-    """What an amount of 1 adds: about one standard deviation of the attribute. [k, w] in W, [k, layers, w] in W+, [k, s]
-    in S."""
+    vectors: Float[Tensor, "k ..."]
+    """What an amount of 1 adds, about one standard deviation of the attribute: [k, w] in W, [k, layers, w] in W+,
+    [k, s] in S."""
     entanglement: Float[Tensor, "k k"]
     """Row j: how many standard deviations each attribute changes, as read from the code, for an amount of 1 along j."""
     base_sha256: str
@@ -100,7 +100,7 @@ class Directions:
             )
 
 
-def total(directions: Directions, amounts: Mapping[str, float]) -> Float[Tensor, "*shape"]:
+def total(directions: Directions, amounts: Mapping[str, float]) -> Float[Tensor, ...]:
     """The sum of the vectors times their amounts.
 
     Raises:
@@ -138,8 +138,8 @@ def move(
         )
     if directions.space == "w+" and directions.vectors.shape[1] != ws.shape[1]:
         raise ConfigError(
-            f"the directions are for {directions.vectors.shape[1]} layers and the codes have {ws.shape[1]}: they belong "
-            "to another generator"
+            f"the directions are for {directions.vectors.shape[1]} layers and the codes have {ws.shape[1]}: they "
+            "belong to another generator"
         )
     step = total(directions, amounts).to(ws).expand(ws.shape[1:]) * row_mask(ws.shape[1], layers).to(ws)[:, None]
     return ws + step

@@ -67,14 +67,27 @@ def edit(
     base = getattr(subject, "base_sha256", None)
     if base is not None:
         directions.check_base(base)
+    generator, ws = moved_generator(subject.generator, subject.ws, directions, amounts, layers)
+    return changed(subject, ws, generator)
+
+
+def moved_generator(
+    generator: Generator,
+    ws: Float[Tensor, "1 l w"],
+    directions: Directions,
+    amounts: Mapping[str, float],
+    layers: Sequence[int] | None = None,
+) -> tuple[Generator, Float[Tensor, "1 l w"]]:
+    """What a move makes of a generator (in S) or a code (in W and W+); raises ConfigError as `edit` does."""
     if directions.space != "s":
-        return changed(subject, move(subject.ws, directions, amounts, layers))
-    width = sum(layer.width for layer in style_layers(subject.generator))
+        return generator, move(ws, directions, amounts, layers)
+    width = sum(layer.width for layer in style_layers(generator))
     if directions.vectors.shape[1] != width:
         raise ConfigError(
-            f"the directions have {directions.vectors.shape[1]} styles and the generator {width}: they belong to another"
+            f"the directions have {directions.vectors.shape[1]} styles and the generator {width}: they belong to "
+            "another one"
         )
-    return changed(subject, subject.ws, shift_styles(subject.generator, total(directions, amounts), layers))
+    return shift_styles(generator, total(directions, amounts), layers), ws
 
 
 def truncated(subject: S, psi: float, layers: Sequence[int] | None = None) -> S:

@@ -22,6 +22,7 @@ import math
 import mmap
 import pickletools
 import struct
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -171,6 +172,73 @@ def discriminator_spec(network: OfficialNetwork) -> DiscriminatorSpec:
         return discriminator_spec_from_published(network.init_kwargs, network.state)
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise CheckpointError(f"{network.role} has settings of the wrong kind ({str(error)[:200]}).") from None
+
+
+def read_tensors(stream: io.BufferedIOBase, limits: Limits = Limits()) -> Mapping[str, Tensor]:
+    """The tensors of a small `torch.save` file (its zip form) through the same two gates, real numbers as float32.
+
+    What the file holds may be one tensor (its name is then empty), or a list or dictionary of them (named by place or
+    key). Raises CheckpointError for anything else, naming what was found.
+    """
+    data = stream.read(limits.file_bytes + 1)
+    try:
+        if len(data) > limits.file_bytes:
+            raise CheckpointError(f"it is larger than {limits.file_bytes >> 20} MiB")
+        if data[:4] != b"PK\x03\x04":
+            raise CheckpointError(
+                "it is no zip archive; a file of torch before 1.6 has to be saved anew by a newer one"
+            )
+        root = _unzip(data, limits)
+        if isinstance(root, _Tensor | _Array):
+            return {"": _tensor(root, "the tensor")}
+        named = root.items() if type(root) is dict else enumerate(root) if type(root) in (list, tuple) else None
+        if named is None:
+            raise CheckpointError(f"it holds {_describe(root)}, where tensors were expected")
+        return {str(name): _tensor(value, f"entry {str(name)[:100]!r}") for name, value in named}
+    except CheckpointError as error:
+        what = (
+            str(error)
+            .removeprefix(_message("").partition(":")[0] + ": ")
+            .partition(". Nothing in it was run.")[0]
+            .rstrip(".")
+        )
+        raise CheckpointError(
+            f"This file cannot be read as a file of tensors: {what}. Nothing in it was run."
+        ) from None
+    except RecursionError:
+        raise CheckpointError("This file cannot be read as a file of tensors: it is nested too deeply.") from None
+    except Exception as error:  # as in `read_official`
+        raise CheckpointError(f"This file cannot be read as a file of tensors: damaged ({str(error)[:200]}).") from None
+
+
+def _unzip(data: bytes, limits: Limits) -> object:
+    """What `torch.save` put into a zip archive: `*/data.pkl`, and the numbers in `*/data/KEY`, none of them packed."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise CheckpointError("its entries are compressed, which those of torch.save are not")
+        if sum(entry.file_size for entry in entries) > len(data):
+            raise CheckpointError("its entries claim more bytes than the file has")
+        content = {entry.filename.partition("/")[2]: archive.read(entry) for entry in entries}
+    if "data.pkl" not in content:
+        raise CheckpointError("it is a zip archive, but not of torch.save")
+    if content.get("byteorder", b"little") != b"little":
+        raise CheckpointError("it was not written on a little-endian machine")
+
+    def storage(identity: object) -> object:
+        match identity:
+            case ("storage", _Global(module="torch", name=kind), str(key), str(), int(count)) if kind in _STORAGES:
+                found = content.get(f"data/{key}")
+                if found is not None and len(found) == count * _ITEM_SIZES[_STORAGES[kind]]:
+                    return _Storage(_STORAGES[kind], memoryview(found))
+        raise CheckpointError("a tensor's numbers are not where it says")
+
+    pickled = content["data.pkl"]
+    budget = _Budget(limits, operations=limits.operations, bytes=len(data))
+    if _scan(io.BytesIO(pickled), len(pickled), _ZIPPED, budget) != len(pickled):
+        raise CheckpointError("bytes follow the end of its pickle")
+    budget.operations = limits.operations
+    return _Machine(io.BytesIO(pickled), memoryview(pickled), _ZIPPED, budget, storage).run()
 
 
 # Gate 1: the scan
@@ -771,6 +839,21 @@ _OUTER = _Rules(
 _NESTED = _Rules(
     opcodes=_COMMON | {"BINPERSID"},
     globals=frozenset(("torch", kind) for kind in _STORAGES),
+    protocols=range(2, 3),
+)
+_ZIPPED = _Rules(
+    opcodes=_NESTED.opcodes | {"REDUCE", "BUILD", "BINFLOAT", "SHORT_BINBYTES", "BINBYTES"},
+    globals=_NESTED.globals
+    | {
+        ("collections", "OrderedDict"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("torch._utils", "_rebuild_parameter"),
+        ("numpy", "dtype"),
+        ("numpy", "ndarray"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("_codecs", "encode"),
+    },
     protocols=range(2, 3),
 )
 

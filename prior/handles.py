@@ -32,12 +32,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from headlift.editing.directions import Direction, Directions, move, save_directions
+from headlift.editing.effects import effects, table_of_effects
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
 from headlift.errors import CheckpointError, DataError
 from headlift.export.images import grid, shrink, to_uint8
+from headlift.pose_estimation import mediapipe_models
 from headlift.prior.codes import Density, feature_table, fit_density
-from headlift.prior.handle_effects import effects, table_of_effects
 from headlift.prior.heads import HELD_OUT
 from headlift.values import Camera
 from headlift.weights import load_generator
@@ -314,7 +315,7 @@ def main() -> None:
     print(f"\nown attribute {float(own.mean()):.2f}, others {float(rest.abs().mean()):.3f} (mean), "
           f"{float(rest.abs().amax(1).mean()):.2f} (largest); they explain {fit.explained:.0%} of w")  # fmt: skip
     if options.measure:
-        print("\n" + table_of_effects(effects(generator, fit.directions, options.measure)))
+        print("\n" + table_of_effects(effects(generator, fit.directions, options.measure, mediapipe_models.face_mesh)))
     if options.strip:
         ws = generator.w_avg.expand(1, generator.num_ws, -1)
         if options.seed is not None:

@@ -13,11 +13,11 @@ import torch
 from ball_heads import parameters
 
 from headlift.editing.directions import load_directions, move, save_directions
+from headlift.editing.effects import table_of_effects
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.spec import BackboneSpec, DecoderSpec, GeneratorSpec, MappingSpec, RenderSpec, SuperresSpec
 from headlift.errors import CheckpointError, DataError
 from headlift.prior.codes import feature_table, fit_density
-from headlift.prior.handle_effects import table_of_effects
 from headlift.prior.handles import (
     Handle,
     amount,

@@ -1,7 +1,7 @@
 """What moving along directions does in the picture: landmarks and colours of renders, not readings of the code.
 
-MediaPipe's face mesh gives lengths in the face, as shares of others so that size and place in the picture do not
-matter; colours and opacity come from the render itself.
+MediaPipe's face mesh (found by a function that is handed in) gives lengths in the face, as shares of others so that
+size and place in the picture do not matter; colours and opacity come from the render itself.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from headlift.editing.directions import Directions, move
+from headlift.editing.directions import Directions
+from headlift.editing.edit import moved_generator
+from headlift.editing.identity import Landmarks
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
 from headlift.export.images import to_uint8
-from headlift.pose_estimation import mediapipe_models
 from headlift.pose_estimation.warp import resize
 
 MESH_SIDE = 288
@@ -37,26 +38,16 @@ OWN: Mapping[str, str] = {
 """The measure that shows a direction best."""
 
 
-def measures(picture: UInt8[np.ndarray, "h h 3"], alpha: Float[np.ndarray, "r r"]) -> dict[str, float] | None:
-    """Lengths and colours of a face seen from the front; None where no face is found."""
-    small = resize(picture, (MESH_SIDE, MESH_SIDE))
-    points = mediapipe_models.face_mesh(small)
-    if points is None:
-        return None
+def face_measures(points: Float[np.ndarray, "478 3"]) -> dict[str, float]:
+    """Lengths in a face seen from the front, from its mesh in pixels; each is a share of another length."""
     p = points[:, :2]
 
     def apart(a: int, b: int) -> float:
         return float(np.linalg.norm(p[a] - p[b]))
 
-    def colour(at: np.ndarray) -> np.ndarray:
-        x, y = (round(float(v)) for v in np.clip(at, 3, MESH_SIDE - 4))
-        return small[y - 3 : y + 4, x - 3 : x + 4].reshape(-1, 3).mean(0) / 255
-
     height, eyes = apart(10, 152), apart(33, 263)
     iris = (p[468] - (p[33] + p[133]) / 2 + p[473] - (p[362] + p[263]) / 2) / 2
     corners, middle = (p[61, 1] + p[291, 1]) / 2, (p[13, 1] + p[14, 1]) / 2
-    crown = colour(p[10] + (p[10] - p[152]) * 0.12)
-    lip = colour((p[14] + p[17]) / 2)
     return {
         "mouth corners up": (middle - corners) / height,
         "lips apart": apart(13, 14) / height,
@@ -70,6 +61,27 @@ def measures(picture: UInt8[np.ndarray, "h h 3"], alpha: Float[np.ndarray, "r r"
         "face wide": apart(234, 454) / height,
         "jaw wide": apart(172, 397) / height,
         "nose wide": apart(129, 358) / eyes,
+    }
+
+
+def measures(
+    picture: UInt8[np.ndarray, "h h 3"], alpha: Float[np.ndarray, "r r"], landmarks: Landmarks
+) -> dict[str, float] | None:
+    """Lengths and colours of a face seen from the front; None where no face is found."""
+    small = resize(picture, (MESH_SIDE, MESH_SIDE))
+    points = landmarks(small)
+    if points is None:
+        return None
+    p = points[:, :2]
+
+    def colour(at: np.ndarray) -> np.ndarray:
+        x, y = (round(float(v)) for v in np.clip(at, 3, MESH_SIDE - 4))
+        return small[y - 3 : y + 4, x - 3 : x + 4].reshape(-1, 3).mean(0) / 255
+
+    crown = colour(p[10] + (p[10] - p[152]) * 0.12)
+    lip = colour((p[14] + p[17]) / 2)
+    return {
+        **face_measures(points),
         "cheeks bright": float((colour(p[50]) + colour(p[280])).mean() / 2),
         "chin bright": float(colour(p[199]).mean()),
         "lips red": float(lip[0] - lip[1]),
@@ -80,7 +92,9 @@ def measures(picture: UInt8[np.ndarray, "h h 3"], alpha: Float[np.ndarray, "r r"
 
 
 @torch.no_grad()
-def effects(generator: Generator, directions: Directions, heads: int, seed: int = 0) -> dict[str, dict[str, float]]:
+def effects(
+    generator: Generator, directions: Directions, heads: int, landmarks: Landmarks, seed: int = 0
+) -> dict[str, dict[str, float]]:
     """How much each measure changes from -1.5 to +1.5 along each direction, in standard deviations over random heads.
 
     The mean over `heads` random heads, of those in which a face is found at both ends; directions and measures by name.
@@ -90,9 +104,12 @@ def effects(generator: Generator, directions: Directions, heads: int, seed: int 
     rng = torch.Generator().manual_seed(seed)
     for index in range(max(heads, SPREAD_OVER)):
         ws = generator.mapping(torch.randn(1, generator.spec.mapping.z_dim, generator=rng))
-        still.append(_measured(generator, ws))
+        still.append(measured(generator, ws, landmarks))
         for name in directions.names if index < heads else ():
-            ends = [_measured(generator, move(ws, directions, {name: sign * STEP})) for sign in (-1, 1)]
+            ends = [
+                measured(*moved_generator(generator, ws, directions, {name: sign * STEP}), landmarks)
+                for sign in (-1, 1)
+            ]
             if ends[0] is not None and ends[1] is not None:
                 moved[name].append({key: ends[1][key] - value for key, value in ends[0].items()})
     found = [row for row in still if row is not None]
@@ -106,9 +123,11 @@ def effects(generator: Generator, directions: Directions, heads: int, seed: int 
     }
 
 
-def _measured(generator: Generator, ws: Float[Tensor, "1 l w"]) -> dict[str, float] | None:
-    output = generator.render(generator.planes(ws), ws, orbit(0.0, 0.0))
-    return measures(to_uint8(output.image), output.alpha[0, 0].numpy())
+@torch.no_grad()
+def measured(generator: Generator, ws: Float[Tensor, "1 l w"], landmarks: Landmarks) -> dict[str, float] | None:
+    """The measures of a head's render from the front; None where no face is found."""
+    output = generator.render(generator.planes(ws), ws, orbit(0.0, 0.0).to(ws.device))
+    return measures(to_uint8(output.image), output.alpha[0, 0].cpu().numpy(), landmarks)
 
 
 def table_of_effects(found: Mapping[str, Mapping[str, float]], others: int = 3) -> str:
