@@ -34,6 +34,8 @@ from headlift.eg3d.spec import DiscriminatorSpec, GeneratorSpec
 from headlift.errors import CheckpointError, HeadliftError, OutputError, WeightsError
 
 EMBEDDED = "embedded"
+FACENET, INCEPTION = "facenet", "inception"
+"""Networks that only measure."""
 OFFICIAL_LICENCE = "NVIDIA Source Code License for EG3D: non-commercial, for research or evaluation only"
 """What the official checkpoints stand under; shown when one is imported and written into its metadata."""
 OFFICIAL_PAGE = "https://catalog.ngc.nvidia.com/orgs/nvidia/teams/research/models/eg3d"
@@ -46,8 +48,8 @@ class Weights:
 
     name: str
     """How it is asked for."""
-    kind: Literal["generator", "perceptual"]
-    """A generator for --weights, or the backbone of a perceptual distance."""
+    kind: Literal["generator", "perceptual", "measure"]
+    """A generator for --weights, the backbone of a perceptual distance, or a network that `evaluate` measures with."""
     file: str
     """Name of its file, in the package (embedded) or in the cache."""
     licence: str
@@ -116,6 +118,22 @@ _KNOWN = (
         "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
         "7be5be79",
     ),
+    Weights(
+        FACENET,
+        "measure",
+        "20180402-114759-vggface2.pt",
+        "MIT (facenet-pytorch); trained on VGGFace2",
+        "identity in `evaluate inversion`: InceptionResnetV1, put there by hand (facenet-pytorch's release v2.2.9)",
+    ),
+    Weights(
+        INCEPTION,
+        "measure",
+        "inception_v3_google-0cc3c7bd.pth",
+        _TORCHVISION,
+        "FID and KID in `evaluate inversion`",
+        "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
+        "0cc3c7bd",
+    ),
 )
 
 
@@ -132,6 +150,11 @@ def load_generator(name_or_path: str, device: torch.device | str = "cpu") -> tup
     path = find_generator(name_or_path)
     generator = load_checkpoint(path, device)
     return generator.requires_grad_(False), file_sha256(path)
+
+
+def looks_ahead(name: str, otherwise: Literal["ffhq", "embedded"]) -> Literal["ffhq", "embedded"]:
+    """What a generator takes for straight ahead: the embedded prior has the synthetic heads' idea of it."""
+    return "embedded" if name == EMBEDDED else otherwise
 
 
 def find_generator(name_or_path: str) -> Path:
@@ -169,6 +192,11 @@ def find_generator(name_or_path: str) -> Path:
         f"There is no generator called {name_or_path!r} here (known: {names}). Give a .safetensors file, or import an "
         f"official checkpoint as {cached}; `headlift weights list` shows what there is."
     )
+
+
+def find_measure(name: str) -> Path | None:
+    """Where the file of a network that only measures is; None where it is not on this machine."""
+    return next(found.path for found in list_weights() if found.name == name and found.kind == "measure")
 
 
 def list_weights() -> tuple[Weights, ...]:
@@ -313,8 +341,9 @@ def _located(weights: Weights) -> Weights:
 
 
 def _places(file: str) -> tuple[Path, ...]:
-    """Where a fetched file may lie: headlift's cache, then torch's own."""
-    return cache_folder() / file, Path(torch.hub.get_dir()) / "checkpoints" / file
+    """Where a fetched file may lie: headlift's cache, torch's own, facenet-pytorch's."""
+    hub = Path(torch.hub.get_dir())
+    return cache_folder() / file, hub / "checkpoints" / file, hub.parent / "checkpoints" / file
 
 
 _EXTRACTED = ExitStack()

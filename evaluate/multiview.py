@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,11 @@ class HeadViews:
         """All of them, the photo first."""
         return (self.photo, *self.others)
 
+    def seen_from(self, yaw: float) -> HeadViews:
+        """The same head with the face crop nearest to that yaw (degrees) as the photo."""
+        photo = min((view for view in self.views if view.is_crop), key=lambda view: abs(view.yaw - yaw))
+        return HeadViews(self.name, photo, _in_order(view for view in self.views if view is not photo))
+
     def digest(self) -> str:
         """A sha256 of everything that is measured: pictures, depths and cameras."""
         digest = hashlib.sha256()
@@ -118,7 +123,7 @@ def read_folder(folder: Path) -> tuple[HeadViews, ...]:
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}.")
     groups: dict[str, list[View]] = defaultdict(list)
-    for name, label in _labels(folder / LABELS):
+    for name, label in read_labels(folder):
         groups[_head_of(name, folder)].append(_view(folder, name, label))
     return tuple(_head(name, groups[name]) for name in sorted(groups))
 
@@ -137,7 +142,9 @@ def read_depth(path: Path) -> Float[Tensor, "1 1 s s"]:
     return torch.from_numpy(_decoded(path, None).astype(np.float32) * DEPTH_STEP)[None, None]
 
 
-def _labels(path: Path) -> list[tuple[str, list[float]]]:
+def read_labels(folder: Path) -> list[tuple[str, list[float]]]:
+    """Names of pictures with their camera labels, from `dataset.json`. Raises DataError when it is not of that form."""
+    path = folder / LABELS
     try:
         table: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -234,7 +241,11 @@ def _head(name: str, views: Sequence[View]) -> HeadViews:
             f"{name} has no view from the front (within {MOST_FRONTAL:.0f} degrees, focal length {FFHQ_FOCAL}), which "
             "is needed as the photo."
         )
-    others = sorted((v for v in views if v is not frontal), key=lambda v: (abs(round(v.yaw)), v.yaw))
+    others = _in_order(view for view in views if view is not frontal)
     if not others:
         raise DataError(f"{name} has a single view; others are needed to measure its reconstruction.")
-    return HeadViews(name, frontal, tuple(others))
+    return HeadViews(name, frontal, others)
+
+
+def _in_order(views: Iterable[View]) -> tuple[View, ...]:
+    return tuple(sorted(views, key=lambda view: (abs(round(view.yaw)), view.yaw)))

@@ -64,22 +64,12 @@ def notes(evaluation: Evaluation) -> list[str]:
 
 def markdown(evaluation: Evaluation) -> str:
     """The table with its notes."""
-    heading, *lines = table(evaluation)
-    text = [_row(heading), _row(["---"] * len(heading)), *map(_row, lines), ""]
-    return "\n".join([*text, *(f"- {note}" for note in notes(evaluation))]) + "\n"
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return in_markdown(table(evaluation), notes(evaluation))
 
 
 def html(evaluation: Evaluation) -> str:
     """The page: the table, then each head's pictures, truth above result."""
-    heading, *lines = table(evaluation)
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in heading)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
-    remarks = "".join(f"<li>{escape(note)}</li>" for note in notes(evaluation))
-    parts = [f"<h1>How good the prior is</h1><table><tr>{head}</tr>{body}</table><ul>{remarks}</ul>"]
+    parts = [f"<h1>How good the prior is</h1>{in_html(table(evaluation), notes(evaluation))}"]
     if evaluation.distribution is not None:
         about = "Random heads of the prior above, heads of the folder below"
         parts.append(_figure("pictures/samples.jpg", "Random heads", about))
@@ -92,7 +82,7 @@ def html(evaluation: Evaluation) -> str:
                 depth = "" if found.depth is None else f"  depth {found.depth:.4f}"
                 title = found.head if found.start == "search" else f"{found.head}, from the mean head"
                 parts.append(_figure(f"pictures/{found.head}-{found.start}.jpg", title, about + depth))
-    return _PAGE.format(body="\n".join(parts))
+    return as_page("evaluate prior", "\n".join(parts))
 
 
 def _figure(source: str, title: str, about: str) -> str:
@@ -102,12 +92,40 @@ def _figure(source: str, title: str, about: str) -> str:
     )
 
 
+# What pages of evaluations have in common
+
+
+def in_markdown(table: list[list[str]], notes: list[str]) -> str:
+    """A table, headings first, with notes below."""
+
+    def row(cells: list[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    heading, *lines = table
+    text = [row(heading), row(["---"] * len(heading)), *map(row, lines), ""]
+    return "\n".join([*text, *(f"- {note}" for note in notes)]) + "\n"
+
+
+def in_html(table: list[list[str]], notes: list[str]) -> str:
+    """The same in HTML."""
+    heading, *lines = table
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in heading)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+    remarks = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return f"<div class='wide'><table><tr>{head}</tr>{body}</table></div><ul>{remarks}</ul>"
+
+
+def as_page(title: str, body: str) -> str:
+    """A whole page."""
+    return _PAGE.format(title=escape(title), body=body)
+
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>evaluate prior \u2013 headlift</title>
+<title>{title} \u2013 headlift</title>
 <style>
 :root {{ color-scheme: light dark; --ground: #f6f5f2; --card: #fff; --ink: #22242a; --soft: #6b6f78; --line: #e2e0da; }}
 @media (prefers-color-scheme: dark) {{ :root {{ --ground: #16181c; --card: #1f2227; --ink: #e8e8e4; --soft: #9aa0aa;
@@ -121,6 +139,8 @@ th, p, li {{ color: var(--soft); font-weight: 400; }} p {{ margin: 0 0 8px; font
 section {{ background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 14px 18px;
   margin: 16px 0; }}
 img {{ width: 100%; display: block; }}
+.wide {{ overflow-x: auto; }} section h3 {{ font-size: 14px; font-weight: 600; margin: 10px 0 4px; }}
+section h3 span {{ font-weight: 400; color: var(--soft); }}
 </style>
 </head>
 <body>

@@ -8,14 +8,11 @@ Wasserstein distance. Results are kept head by head, so that an interrupted eval
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,17 +26,19 @@ from headlift.config import EvaluatePriorConfig, InversionConfig, LatentConfig
 from headlift.device import find_device
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.training.metrics import sliced_wasserstein
-from headlift.errors import ConfigError, DataError, OutputError
-from headlift.evaluate.crew import Stopped, run_tasks
-from headlift.evaluate.metrics import depth_error, pair, score
+from headlift.errors import ConfigError, DataError
+from headlift.evaluate.crew import Stopped
+from headlift.evaluate.kept import check_workers, generator_of, keep, kept, key_of, work_through
+from headlift.evaluate.metrics import ALPHA_SIDE, depth_error, pair, score
 from headlift.evaluate.multiview import HeadViews, read_depth, read_folder, read_picture
-from headlift.export.files import write_bytes, write_text
-from headlift.export.images import grid, jpeg_bytes, shrink, to_uint8
+from headlift.evaluate.subjects import known_crop
+from headlift.export.files import write_text
+from headlift.export.images import grid, shrink, to_uint8
 from headlift.invert.follow import follow
 from headlift.invert.invert import invert
 from headlift.invert.losses import COMPARE_AT, resize
 from headlift.invert.perceptual import load_builtin
-from headlift.values import Crop, Face, Similarity, Step, Verdict
+from headlift.values import Step
 from headlift.weights import load_generator
 
 Start = Literal["search", "mean"]
@@ -54,11 +53,6 @@ AIM_GAIN = 2.0
 """How much better than from the mean head it is meant to be at 30 and 60 degrees, dB."""
 AIM_DEPTH = 0.02
 """Median depth error at the input view that it is meant to stay below, world units."""
-CAMERA_SPREAD = 0.01
-"""Standard deviation of yaw and pitch that camera refinement is told, where it is switched on, radians."""
-ALPHA_SIDE = 128
-"""Side at which a render's opacity is taken, pixels. At 64, brought to 256, even the true opacity would cost a perfect
-picture so much at its edges that it had 31 dB; at 128 it has 34. (The embedded prior's own edges are softer still.)"""
 PICTURE_SIDE = 192
 """Side of the pictures on the page, pixels."""
 PROJECTIONS = 512
@@ -220,29 +214,16 @@ def evaluate_prior(
         )
     del generator
     tasks = plan(heads, config, sha256, out)
-    todo = [task for task in tasks if overwrite or not finished(task)]
-    done = len(tasks) - len(todo)
-    on_step(Step("heads", done, len(tasks)))
-    missing = {task.row_path for task in todo}
 
-    def results() -> Evaluation:
-        there = [task for task in tasks if task.row_path not in missing]
-        evaluation = collect(there, sha256, config, time.monotonic() - began, complete=not missing)
+    def results(there: Sequence[Task]) -> Evaluation:
+        seconds = time.monotonic() - began
+        evaluation = collect(there, sha256, config, seconds, complete=len(there) == len(tasks))
         write_text(out / RESULT, to_json(evaluation))
+        on_result(evaluation)
         return evaluation
 
-    workers = workers or (1 if device.type == "cuda" else min(8, os.cpu_count() or 1))
-    try:
-        for task in run_tasks(run_task, todo, workers, on_step, should_stop):
-            missing.remove(task.row_path)
-            on_step(Step("heads", len(tasks) - len(missing), len(tasks)))
-            if missing:
-                on_result(results())
-    except Stopped:
-        return None
-    evaluation = results()
-    on_result(evaluation)
-    return evaluation
+    whole = work_through(run_task, tasks, workers, device, overwrite, "heads", on_step, should_stop, results)
+    return results(tasks) if whole else None
 
 
 def plan(heads: Sequence[HeadViews], config: EvaluatePriorConfig, sha256: str, out: Path) -> list[Task]:
@@ -254,51 +235,24 @@ def plan(heads: Sequence[HeadViews], config: EvaluatePriorConfig, sha256: str, o
     for start, count in starts:
         inversion = asdict(inversion_from(config.inversion, start))
         for head in chosen[:count]:
-            key = _key({**common, "data": head.digest(), "inversion": inversion})
+            key = key_of({**common, "data": head.digest(), "inversion": inversion})
             tasks.append(HeadTask(head, start, config, out, key))
     if config.distribution:
-        key = _key({**common, "data": [head.digest() for head in heads]})
+        key = key_of({**common, "data": [head.digest() for head in heads]})
         tasks.append(DistributionTask(tuple(heads), config, out, key))
     return tasks
 
 
-def finished(task: Task) -> bool:
-    """Whether the figures of a task are there already.
-
-    Raises:
-        OutputError: there are figures of other settings, weights or pictures.
-    """
-    try:
-        row = json.loads(task.row_path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return False
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
-        row = {}
-    if not isinstance(row, dict) or row.get("key") != task.key:
-        raise OutputError(
-            f"{task.row_path} holds the figures of other settings, weights or pictures. Give another --out, or "
-            "--overwrite to measure anew."
-        )
-    return task.picture_path.exists()
-
-
 def run_task(task: Task, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> Task:
     """Do one task, keep its figures and picture, and say that it is done. Raises Stopped when it was asked to stop."""
-    generator, device = _generator(task.config.weights, task.config.device)
+    generator, _ = generator_of(task.config.weights, task.config.device)
     row: HeadRow | Distribution
     if isinstance(task, HeadTask):
         row, picture = evaluate_head(generator, task.head, task.config, task.start, task.key, on_step, should_stop)
     else:
         row, picture = compare_distributions(generator, task.heads, task.config.seed, task.key, on_step, should_stop)
-    write_bytes(task.picture_path, jpeg_bytes(picture))
-    write_text(task.row_path, json.dumps(asdict(row), indent=1))
+    keep(task, asdict(row), picture)
     return task
-
-
-@cache
-def _generator(weights: str, device: str) -> tuple[Generator, torch.device]:
-    found = find_device(device)
-    return load_generator(weights, found)[0], found
 
 
 # One head
@@ -323,7 +277,14 @@ def evaluate_head(
     device = next(generator.parameters()).device
     truths = [read_picture(view) for view in head.views]
     inverted = follow(
-        invert(generator, crop_of(head), inversion_from(config.inversion, start), config.seed, should_stop), on_step
+        invert(
+            generator,
+            known_crop(truths[0], head.photo.camera),
+            inversion_from(config.inversion, start),
+            config.seed,
+            should_stop,
+        ),
+        on_step,
     )
     if should_stop():
         raise Stopped
@@ -357,19 +318,6 @@ def evaluate_head(
         device.type,
     )
     return row, _truth_above_result(rows, shown)
-
-
-def crop_of(head: HeadViews) -> Crop:
-    """The photo of a head as pose estimation would hand it on: the picture on white, its alpha, its known camera.
-
-    No landmarks: nothing was detected, and the relief of a fitted head model is not used.
-    """
-    photo = read_picture(head.photo)
-    side = photo.alpha.shape[-1]
-    nobody = Face((0.0, 0.0, float(side), float(side)), 1.0, np.zeros((478, 3)))
-    whole = Similarity(np.array([[1 / side, 0.0, 0.0], [0.0, 1 / side, 0.0]]))
-    spread = np.eye(2) * CAMERA_SPREAD**2
-    return Crop(photo.over(1.0), photo.alpha, head.photo.camera, whole, nobody, 0.0, spread, Verdict(()))
 
 
 def inversion_from(config: InversionConfig, start: Start) -> InversionConfig:
@@ -476,7 +424,7 @@ def collect(
     rows: dict[Start, list[HeadRow]] = {"search": [], "mean": []}
     distribution = None
     for task in tasks:
-        table = json.loads(task.row_path.read_text(encoding="utf-8"))
+        table = kept(task)
         if isinstance(task, HeadTask):
             views = tuple(ViewRow(**view) for view in table.pop("views"))
             rows[task.start].append(HeadRow(**table, views=views))
@@ -556,13 +504,8 @@ def to_json(evaluation: Evaluation) -> str:
     return json.dumps(table, indent=1)
 
 
-def _key(parts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
 def _check(config: EvaluatePriorConfig, workers: int | None) -> None:
-    if workers is not None and workers < 1:
-        raise ConfigError(f"--workers must be at least 1, not {workers}.")
+    check_workers(workers)
     if config.heads is not None and config.heads < 1:
         raise ConfigError(f"--heads must be at least 1, not {config.heads}.")
     if config.baseline < 0:

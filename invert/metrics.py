@@ -21,6 +21,12 @@ SIDE_VIEWS = ((-0.6, 0.0), (-0.3, 0.1), (0.3, 0.1), (0.6, 0.0))
 """(yaw, pitch) in radians from the front, where the movement of the surface is measured beside the photo's view."""
 
 
+WINDOW = 11
+"""Side of the window of structural similarity, pixels."""
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Exponents of its scales, finest first (Wang et al. 2003)."""
+
+
 def psnr(
     a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 m m"] | None = None
 ) -> float:
@@ -35,22 +41,51 @@ def ssim(
 ) -> float:
     """Structural similarity over the mask at 256 pixels (Wang et al. 2004, eq. 13), Gaussian window of sigma 1.5."""
     a, b, mask = _at_256(a, b, mask)
-    taps = torch.exp(-0.5 * (torch.arange(-5.0, 6.0, device=a.device) / 1.5) ** 2)
-    taps = taps / taps.sum()
+    light, form = _similarity_maps(a, b)
+    return float(weighted_mean(light * form, _inner(mask)))
+
+
+def ms_ssim(
+    a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 m m"] | None = None
+) -> float:
+    """Multi-scale structural similarity over the mask at 256 pixels (Wang et al. 2003, eq. 7).
+
+    Each scale halves the pictures; contrast and structure count at all of them, luminance at the last. Pictures too
+    small for five scales take as many as they have, their exponents scaled to the same sum.
+    """
+    a, b, mask = _at_256(a, b, mask)
+    scales = [w for k, w in enumerate(MS_SSIM_WEIGHTS) if a.shape[-1] >> k >= WINDOW]
+    total, value = sum(scales), 1.0
+    for index, weight in enumerate(scales):
+        light, form = _similarity_maps(a, b)
+        part = light * form if index == len(scales) - 1 else form
+        value *= max(0.0, float(weighted_mean(part, _inner(mask)))) ** (weight / total)
+        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+        mask = None if mask is None else F.avg_pool2d(mask, 2)
+    return value
+
+
+def _similarity_maps(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"]) -> tuple[Tensor, Tensor]:
+    """Luminance term, and contrast and structure together, at each place where the whole window fits."""
+    taps = torch.exp(-0.5 * ((torch.arange(float(WINDOW), device=a.device) - WINDOW // 2) / 1.5) ** 2)
+    taps = (taps / taps.sum()).expand(3, 1, 1, WINDOW)
 
     def smooth(x: Tensor) -> Tensor:
-        rows = F.conv2d(x, taps.expand(3, 1, 1, 11), groups=3)
-        return F.conv2d(rows, taps.expand(3, 1, 1, 11).transpose(2, 3), groups=3)
+        return F.conv2d(F.conv2d(x, taps, groups=3), taps.transpose(2, 3), groups=3)
 
     mean_a, mean_b = smooth(a), smooth(b)
     var_a = smooth(a * a) - mean_a.square()
     var_b = smooth(b * b) - mean_b.square()
     covariance = smooth(a * b) - mean_a * mean_b
     c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    similarity = similarity / ((mean_a.square() + mean_b.square() + c1) * (var_a + var_b + c2))
-    inner = None if mask is None else mask[..., 5:-5, 5:-5]
-    return float(weighted_mean(similarity, inner))
+    light = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
+    return light, (2 * covariance + c2) / (var_a + var_b + c2)
+
+
+def _inner(mask: Float[Tensor, "n 1 m m"] | None) -> Tensor | None:
+    """Of a mask, the places where the whole window fits."""
+    edge = WINDOW // 2
+    return None if mask is None else mask[..., edge:-edge, edge:-edge]
 
 
 def _at_256(

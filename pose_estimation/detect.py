@@ -1,19 +1,17 @@
 """Faces in a photo: MTCNN's boxes (facenet-pytorch, weights inside the wheel), MediaPipe's detector as second chance.
 
-The one place where facenet-pytorch is imported. Boxes are left, top, right, bottom in continuous photo pixels.
+Boxes are left, top, right, bottom in continuous photo pixels.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from headlift.pose_estimation import mediapipe_models
+from headlift.pose_estimation import facenet, mediapipe_models
 from headlift.pose_estimation.warp import resize, similarity, warp
 
 Box = tuple[float, float, float, float]
@@ -27,13 +25,6 @@ _SURE, _SURE_SIDE = 0.9, 40.0
 _SECOND_SCORE = 0.6
 """Least score that the second detector is believed at: it sees faces in coffee cups otherwise."""
 _second_looks = tuple(math.radians(a) for a in (0, 45, -45, 90, -90, 180))
-
-
-@functools.cache
-def _mtcnn(smallest: int) -> Any:
-    from facenet_pytorch.models.mtcnn import MTCNN
-
-    return MTCNN(keep_all=True, min_face_size=smallest, thresholds=[0.6, 0.7, 0.8], device="cpu").eval()
 
 
 @dataclass(frozen=True)
@@ -67,7 +58,7 @@ def _mtcnn_boxes(photo: UInt8[np.ndarray, "h w 3"], shrink: float) -> list[Found
     if min(height, width) * shrink < 12:  # the network's own window
         return []
     small = resize(photo, (round(width * shrink), round(height * shrink))) if shrink < 1 else photo
-    found, scores = _mtcnn(SMALLEST_FACE if shrink == 1 else 20).detect(np.ascontiguousarray(small))
+    found, scores = facenet.mtcnn(SMALLEST_FACE if shrink == 1 else 20).detect(np.ascontiguousarray(small))
     if found is None:
         return []
     ratio = np.array([width / small.shape[1], height / small.shape[0]] * 2)

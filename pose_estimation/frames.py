@@ -33,8 +33,7 @@ def to_ffhq(fitted: Fit, tilt: float = FFHQ_TILT) -> Fit:
     The camera's rotation is carried along exactly; the crop is then the one that the FFHQ camera of that direction
     sees, which meets the sphere and the pivot again, so the similarity changes a little too.
     """
-    c, s = math.cos(tilt), math.sin(tilt)
-    upwards = np.array([[1.0, 0.0, 0.0], [0.0, c, s], [0.0, -s, c]])
+    upwards = _upwards(tilt)
     points = (fitted.points - _TURN_ABOUT) @ upwards.T + _TURN_ABOUT
     yaw, pitch = angles_of(upwards @ orbit_axes(fitted.yaw, fitted.pitch)[0][:, 2])
     seen, _ = project(fitted.yaw, fitted.pitch, fitted.points)
@@ -43,6 +42,20 @@ def to_ffhq(fitted: Fit, tilt: float = FFHQ_TILT) -> Fit:
     linear = move[:, :2] @ fitted.similarity.matrix
     linear[:, 2] += move[:, 2]
     return replace(fitted, yaw=yaw, pitch=pitch, points=points, similarity=Similarity(linear))
+
+
+def from_ffhq(cam2world: Float[np.ndarray, "4 4"], tilt: float = FFHQ_TILT) -> Float[np.ndarray, "4 4"]:
+    """A camera of FFHQ's frame in that of the synthetic heads: the same picture of a head that is turned back down."""
+    back = np.eye(4)
+    back[:3, :3] = _upwards(tilt).T
+    back[:3, 3] = _TURN_ABOUT - back[:3, :3] @ _TURN_ABOUT
+    return back @ cam2world
+
+
+def _upwards(tilt: float) -> Float[np.ndarray, "3 3"]:
+    """Turns a head up by `tilt` (radians) about the world's x axis."""
+    c, s = math.cos(tilt), math.sin(tilt)
+    return np.array([[1.0, 0.0, 0.0], [0.0, c, s], [0.0, -s, c]])
 
 
 def angles_of(forward: Float[np.ndarray, " 3"]) -> tuple[float, float]:

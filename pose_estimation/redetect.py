@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from headlift.pose_estimation import mediapipe_models
 from headlift.pose_estimation.detect import find_boxes
 from headlift.pose_estimation.estimate import locate
+from headlift.pose_estimation.head_model import POINTS
 from headlift.pose_estimation.landmarks import find_landmarks, refine
 from headlift.pose_estimation.warp import resize
 
 _SIDE = 288
 
 
-def redetect(
-    image: UInt8[np.ndarray, "h w 3"], frame: Literal["ffhq", "embedded"] = "embedded"
-) -> tuple[float, float] | None:
-    """Yaw and pitch (radians, as `eg3d.camera.orbit` takes them) of the camera that a square picture of a head was
-    taken with, found from the picture alone; None where no face is found in it. `frame` as in `PoseConfig`.
+@dataclass(frozen=True)
+class Seen:
+    """A face found in a square picture of a head."""
 
-    Errors on the synthetic heads: `benchmarks/pose.py` prints them.
+    points: Float[np.ndarray, "468 2"]
+    """The face mesh in fractions of the picture."""
+    yaw: float
+    pitch: float
+    """Of the camera that took the picture, radians, as `eg3d.camera.orbit` takes them."""
+
+
+def see(image: UInt8[np.ndarray, "h w 3"], frame: Literal["ffhq", "embedded"] = "embedded") -> Seen | None:
+    """Find the face in a square picture of a head, and from it alone the camera; None where there is none.
+
+    `frame` as in `PoseConfig`. Errors on the synthetic heads: `benchmarks/pose.py` prints them.
     """
     small = resize(image, (_SIDE, _SIDE)) if image.shape[0] != _SIDE else image
     first = mediapipe_models.face_mesh(small)
@@ -35,4 +45,12 @@ def redetect(
             return None
         shown, found = image, again
     fitted = locate(shown, *found, frame)
-    return fitted.yaw, fitted.pitch
+    return Seen(found[0][:POINTS, :2] / shown.shape[0], fitted.yaw, fitted.pitch)
+
+
+def redetect(
+    image: UInt8[np.ndarray, "h w 3"], frame: Literal["ffhq", "embedded"] = "embedded"
+) -> tuple[float, float] | None:
+    """(yaw, pitch) of `see`, radians; None where no face is found."""
+    face = see(image, frame)
+    return None if face is None else (face.yaw, face.pitch)

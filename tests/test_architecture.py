@@ -25,7 +25,19 @@ ALLOWED = {
     "weights": BASE | {"eg3d"},
     "device": {"errors"},
     "evaluate": BASE
-    | {"eg3d", "pose_estimation", "invert", "export", "editing", "weights", "device", "workers", "__version__"},
+    | {
+        "eg3d",
+        "pose_estimation",
+        "invert",
+        "export",
+        "editing",
+        "weights",
+        "device",
+        "workers",
+        "__version__",
+        "photo",
+        "poses",
+    },
     "head": BASE | {"eg3d", "invert", "weights", "export.files"},
 }
 EG3D_THIRD_PARTY = {"torch", "numpy", "jaxtyping", "safetensors"}

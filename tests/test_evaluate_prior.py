@@ -373,7 +373,7 @@ def test_settings_are_the_fast_preset_with_fixed_cameras() -> None:
     assert evaluation("fast").inversion.tuning == preset("fast").inversion.tuning
     token = cli._DEFAULTS.set(cli._defaults(["evaluate", "prior", "x"]))
     try:
-        assert cli.Evaluate("prior", Path("x")).settings == evaluation("fast")
+        assert cli.EvaluatePrior(Path("x")).settings == evaluation("fast")
     finally:
         cli._DEFAULTS.reset(token)
     assert cli._defaults(["evaluate", "prior", "x", "--preset", "thorough"]) == preset("thorough")
