@@ -66,6 +66,9 @@ class LatentConfig:
     """Weight of the squared distance of the code from the mean, in standard deviations of w."""
     relief: float = 100.0
     """Weight of the squared distance between the surface and the fitted landmarks' points, world units squared."""
+    depth: float = 0.0
+    """Weight of the squared distance between the surface and the one that the depth network sees in the photo, world
+    units squared; for priors that draw heads on white, as it knows them."""
     neural_resolution: int | None = None
     """Side of the rendered feature map during the search, pixels; without it the generator's own."""
     candidates: int = 0
@@ -134,6 +137,11 @@ class TuningConfig:
     """The guard looks at a side view once in so many steps."""
     relief: float = 100.0
     """Weight of the squared distance between the surface and the fitted landmarks' points, world units squared."""
+    depth: float = 0.0
+    """Weight of the squared distance between the surface and the one that the depth network sees in the photo, world
+    units squared; for priors that draw heads on white, as it knows them."""
+    carving: float = 0.0
+    """Weight of the guard's empty space before that surface and beside the head."""
     side_views: int = 8
     """Side views that the guard goes round."""
     side_colour: float = 0.0
@@ -435,6 +443,32 @@ class DirectionImportConfig:
     """Where they lie, if the shapes do not tell."""
 
 
+@dataclass(frozen=True)
+class AppConfig:
+    """The web app."""
+
+    port: int = 7860
+    """Port to listen on; 0 for a free one."""
+    host: str = "127.0.0.1"
+    """Address to listen on. The default is reached from this machine alone; 0.0.0.0 lets everybody in your network in."""
+    browser: bool = False
+    """Open the page in the browser of this machine."""
+    weights: str = "embedded"
+    """The generator: a name from `headlift weights list`, or a .safetensors file."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
+    max_mb: float = 20.0
+    """Largest photo that is taken, megabytes."""
+    max_head_mb: float = 100.0
+    """Largest head file that is taken, megabytes."""
+    max_megapixels: float = 50.0
+    """Photos with more pixels are refused, millions."""
+    queue: int = 8
+    """Jobs that may wait while one is done."""
+    keep_minutes: float = 120.0
+    """A visitor's files are deleted when nothing was asked for in so many minutes, and all when the app ends."""
+
+
 def published(method: Method) -> InversionConfig:
     """The settings of a method with the constants that its authors give; those of `guarded` are headlift's own.
 
@@ -481,8 +515,9 @@ def preset(name: Preset, method: Method = "guarded") -> ReconstructConfig:
     base = ReconstructConfig(preset=name, inversion=published(method))
     latent, tuning = base.inversion.latent, base.inversion.tuning
     if method == "guarded":
-        latent = replace(latent, mse=1.0, raw=1.0, candidates=16, split=0.5, relief=300.0)
-        tuning = replace(tuning, mse=3.0, raw=1.0, side_colour=0.3, rampdown=0.3, relief=300.0)
+        latent = replace(latent, mse=1.0, raw=1.0, candidates=16, split=0.5, relief=300.0, depth=100.0)
+        tuning = replace(tuning, mse=3.0, raw=1.0, side_colour=0.3, rampdown=0.3)
+        tuning = replace(tuning, relief=300.0, depth=100.0, carving=0.1)
     if name == "fast":
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, neural_resolution=32)
         tuning = replace(tuning, steps=150)

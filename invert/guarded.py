@@ -17,6 +17,7 @@ from headlift.invert.losses import depth_error, resize
 from headlift.invert.perceptual import load_distance
 from headlift.invert.result import Inversion
 from headlift.invert.sides import guard_losses, side_views
+from headlift.invert.surface import at_side, carving_error
 from headlift.invert.task import Moment, Task, Terms, no_terms
 from headlift.invert.tuning import tune, tuning_rng
 from headlift.values import Step
@@ -36,18 +37,25 @@ def guarded(task: Task) -> Generator[Step, None, Inversion]:
 
 
 def guard(task: Task, pivot: Pivot, rng: torch.Generator) -> Terms:
-    """The guard's terms: depth at the photo's camera in every step, one side view after the other now and then."""
-    options, base, camera, target = task.config.tuning, pivot.generator, pivot.cameras[0], task.views[0].target
+    """The guard's terms: depth at the photo's camera (the pivot's where the photo's own surface is not known) and space
+    before that surface in every step, one side view after the other now and then."""
+    options, base, camera = task.config.tuning, pivot.generator, pivot.cameras[0]
+    target, surface = task.views[0].target, task.views[0].surface
     if not options.geometry or pivot.stopped:
         return no_terms
     views = side_views(base, pivot.ws, camera, target, options.side_views, rng)
     with torch.no_grad():
         before = base.volume(base.planes(pivot.ws), camera)
+        solid = before.alpha * resize(target.mask, before.depth.shape[-1]) if target.white else before.alpha
+        if surface and options.depth:
+            solid = solid * (1 - at_side(surface, solid.shape[-1])[1])
 
     def terms(moment: Moment) -> dict[str, Tensor]:
         output = moment.outputs[0]
-        solid = before.alpha * resize(target.mask, output.depth.shape[-1]) if target.white else before.alpha
-        losses = {"depth": options.geometry * GUARD["side_depth"] * depth_error(output.depth, before.depth, solid)}
+        kept = depth_error(output.depth, before.depth, solid)
+        losses = {"front_depth": options.geometry * GUARD["side_depth"] * kept}
+        if surface and options.carving:
+            losses["carving"] = options.carving * carving_error(moment.generator, moment.planes, camera, surface, rng)
         if views and moment.done % options.geometry_every == 0:
             view = views[(moment.done // options.geometry_every) % len(views)]
             found = guard_losses(moment.generator, moment.planes, moment.ws, view, options.side_colour > 0)

@@ -178,7 +178,7 @@ def find_latent(task: Task, distance: Distance, terms: Terms = no_terms) -> Gene
             if options.mse:
                 small = area_downsample(view.target.image, 256)
                 seen["mse"] = options.mse * squared_error(area_downsample(output.image, 256), small)
-            each.append(seen | volume_terms(output, camera, view.target, view.face, options))
+            each.append(seen | volume_terms(output, camera, view, options))
         losses = mean_terms(each)
         if options.near_mean:
             away = (code - statistics.mean).square().sum(-1).mean() / statistics.spread**2

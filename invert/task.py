@@ -15,6 +15,7 @@ from headlift.eg3d.generator import Generator as Eg3d
 from headlift.invert.face_points import FacePoints, face_points
 from headlift.invert.losses import resize
 from headlift.invert.result import Inversion, InversionState, Target
+from headlift.invert.surface import Surface, photo_surface
 from headlift.values import Camera, Crop, RenderOutput, Step
 
 
@@ -31,6 +32,8 @@ class View:
     """Where the face's skin lies in the world, if a head model was fitted."""
     landmarks: Float[np.ndarray, "478 2"] | None
     """The face mesh in fractions of the crop, if a face was detected."""
+    surface: Surface | None
+    """What the depth network sees, where the prior draws heads on white as the network knows them."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,14 @@ def make_view(crop: Crop, generator: Eg3d) -> View:
     face = None if crop.model_points is None else face_points(crop.model_points, device)
     landmarks = crop.similarity.apply(crop.face.landmarks[:, :2])
     detected = bool(np.ptp(crop.face.landmarks[:, :2]) > 0)
+    target = make_target(crop, generator).to(device)
     return View(
-        make_target(crop, generator).to(device),
+        target,
         crop.camera.to(device, torch.float32),
         crop.covariance,
         face,
         landmarks if detected else None,
+        photo_surface(target) if target.white else None,
     )
 
 

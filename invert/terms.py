@@ -6,24 +6,27 @@ import torch
 from torch import Tensor
 
 from headlift.config import LatentConfig, TuningConfig
-from headlift.invert.face_points import FacePoints, relief_error
+from headlift.invert.face_points import relief_error
 from headlift.invert.losses import alpha_error, resize, squared_error
-from headlift.invert.result import Target
+from headlift.invert.surface import surface_error
+from headlift.invert.task import View
 from headlift.values import Camera, RenderOutput
 
 
 def volume_terms(
-    output: RenderOutput, camera: Camera, target: Target, face: FacePoints | None, options: LatentConfig | TuningConfig
+    output: RenderOutput, camera: Camera, view: View, options: LatentConfig | TuningConfig
 ) -> dict[str, Tensor]:
-    """The weighted terms that hold the volume itself, before super-resolution: its picture, opacity and relief."""
-    side = output.raw.shape[-1]
+    """The weighted terms that hold the volume itself, before super-resolution: its picture, opacity and geometry."""
+    side, target = output.raw.shape[-1], view.target
     terms = {}
     if options.raw:
         terms["raw"] = options.raw * squared_error(output.raw, resize(target.image, side))
     if target.white and options.alpha:
         terms["alpha"] = options.alpha * alpha_error(output.alpha, resize(target.mask, side))
-    if face and options.relief:
-        terms["relief"] = options.relief * relief_error(output.depth, output.alpha, camera, face)
+    if view.face and options.relief:
+        terms["relief"] = options.relief * relief_error(output.depth, output.alpha, camera, view.face)
+    if view.surface and options.depth:
+        terms["depth"] = options.depth * surface_error(output.depth, view.surface)
     return terms
 
 

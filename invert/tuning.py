@@ -140,7 +140,7 @@ def tune(
                 "mse": options.mse * squared_error(output.image, view.target.image),
                 "perceptual": options.perceptual * apart,
             }
-            each.append(seen | volume_terms(output, camera, view.target, view.face, options))
+            each.append(seen | volume_terms(output, camera, view, options))
         losses = mean_terms(each) | terms(Moment(generator, planes, ws, pivot.cameras, outputs, done))
         if locality:
             losses["locality"] = options.locality * locality(generator, rng)

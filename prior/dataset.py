@@ -10,12 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8, UInt16
 from torch import Tensor
 
+from headlift.errors import DataError
 from headlift.prior.codes import Density, feature_table, fit_density
 from headlift.prior.heads import HELD_OUT, Heads, read_heads
 from headlift.prior.hull import dilate, head_cover
+
+DEPTH_UNIT = 1e-4
+"""World units that one step of a stored depth is worth."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,18 @@ class Data:
     """Points that lie inside every head, world units."""
     outside: Float[Tensor, "j 3"]
     """Centres of cells outside the hull, world units."""
+    depth: UInt16[np.ndarray, "n d d"] | None
+    """Distance along the ray of each picture's pixels, coarser, in counts of `DEPTH_UNIT`; 0 where nothing is."""
 
 
-def load_data(folder: Path, cache: Path | None, cells: int, box: float, seed: int) -> Data:
+def load_data(folder: Path, cache: Path | None, cells: int, box: float, seed: int, depths: Path | None = None) -> Data:
     """Read the heads and derive what does not change: thumbnails, density of codes, hull.
 
     The hull is a grid of `cells` along each side of the cube of `box` world units; `seed` breaks ties of codes. What
-    is derived is kept in `cache` beside the decoded pictures.
+    is derived is kept in `cache` beside the decoded pictures. `depths` is a file that `prior.synthetic depths` wrote.
+
+    Raises:
+        DataError: the depths are of other pictures.
     """
     heads = read_heads(folder, None if cache is None else cache / "images.npy", os.cpu_count() or 1)
     everyone = sorted(heads.params)
@@ -77,7 +86,22 @@ def load_data(folder: Path, cache: Path | None, cells: int, box: float, seed: in
         torch.from_numpy(hull),
         torch.from_numpy(centres[core]),
         torch.from_numpy(centres[~hull]),
+        None if depths is None else read_depths(depths, len(heads.images)),
     )
+
+
+def read_depths(path: Path, pictures: int) -> UInt16[np.ndarray, "n d d"]:
+    """The depths of all pictures, mapped from their file. Raises DataError when there are not as many as pictures."""
+    try:
+        found: np.ndarray = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no array of depths ({error}). `prior.synthetic depths` writes one.") from None
+    if found.dtype != np.uint16 or found.ndim != 3 or len(found) != pictures:
+        raise DataError(
+            f"{path} holds {found.dtype} of shape {found.shape}, and there are {pictures} pictures: write the depths "
+            "of this folder with `prior.synthetic depths`."
+        )
+    return found
 
 
 def _thumbnail(image: UInt8[np.ndarray, "s s 4"]) -> UInt8[np.ndarray, "16 16 4"]:

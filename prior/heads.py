@@ -57,12 +57,24 @@ class Heads:
         return {h: np.flatnonzero((self.head == h) & usable) for h in heads}
 
 
-def read_heads(folder: Path, cache: Path | None = None, threads: int = 2, limit: int | None = None) -> Heads:
-    """Read all heads of a folder of zips (or of a single zip).
+@dataclass(frozen=True)
+class Index:
+    """What a folder of heads says of its pictures, without the pictures; rows belong together."""
 
-    `cache` names a file in which the decoded pictures are kept as one array and mapped from the next time on;
-    without it they are decoded into memory. `limit` stops after so many heads. Raises PhotoError when there is
-    nothing to read or when a zip lacks its labels.
+    names: tuple[tuple[Path, str], ...]
+    """Archive and name of each picture."""
+    labels: Float[np.ndarray, "n 25"]
+    """EG3D camera labels."""
+    head: Int[np.ndarray, " n"]
+    """Number of the head that a picture shows."""
+    params: dict[int, dict[str, Any]]
+    """Parameters by the number of the head."""
+
+
+def read_index(folder: Path, limit: int | None = None) -> Index:
+    """Names, labels and parameters of a folder of zips (or of a single zip); `limit` stops after so many heads.
+
+    Raises PhotoError when there is nothing to read or when a zip lacks its labels.
     """
     zips = [folder] if folder.suffix == ".zip" else sorted(folder.glob("heads-*.zip"))
     if not zips:
@@ -87,11 +99,21 @@ def read_heads(folder: Path, cache: Path | None = None, threads: int = 2, limit:
         keep = np.flatnonzero(head < np.sort(np.unique(head))[:limit].max() + 1)
         names, labels, head = [names[i] for i in keep], [labels[i] for i in keep], head[keep]
         params = {h: p for h, p in params.items() if h in set(head.tolist())}
-    images = _cached_images(names, cache, threads)
-    return Heads(images, np.asarray(labels, np.float32), head, params)
+    return Index(tuple(names), np.asarray(labels, np.float32), head, params)
 
 
-def _cached_images(names: list[tuple[Path, str]], cache: Path | None, threads: int) -> UInt8[np.ndarray, "n s s 4"]:
+def read_heads(folder: Path, cache: Path | None = None, threads: int = 2, limit: int | None = None) -> Heads:
+    """Read all heads of a folder of zips (or of a single zip).
+
+    `cache` names a file in which the decoded pictures are kept as one array and mapped from the next time on;
+    without it they are decoded into memory. `limit` stops after so many heads. Raises PhotoError when there is
+    nothing to read or when a zip lacks its labels.
+    """
+    index = read_index(folder, limit)
+    return Heads(_cached_images(index.names, cache, threads), index.labels, index.head, index.params)
+
+
+def _cached_images(names: Sequence[tuple[Path, str]], cache: Path | None, threads: int) -> UInt8[np.ndarray, "n s s 4"]:
     if cache is not None and cache.exists():
         images = np.load(cache, mmap_mode="r")
         if len(images) == len(names):
@@ -119,7 +141,7 @@ def _cached_images(names: list[tuple[Path, str]], cache: Path | None, threads: i
     return images
 
 
-def _decode(names: list[tuple[Path, str]]) -> Iterator[UInt8[np.ndarray, "s s 4"]]:
+def _decode(names: Sequence[tuple[Path, str]]) -> Iterator[UInt8[np.ndarray, "s s 4"]]:
     from PIL import Image
 
     archive, opened = None, None

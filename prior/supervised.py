@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt16
 from safetensors.torch import load
 from torch import Tensor, nn
 
@@ -35,7 +35,7 @@ from headlift.eg3d.training.lookup import lookup
 from headlift.eg3d.training.rays import Rays, camera_rays, density, hidden, hull_limits, render_rays
 from headlift.invert.perceptual import FeatureNet, load_feature_net
 from headlift.prior.budget import Budget, record, save_state
-from headlift.prior.dataset import Data, on_white, shuffled
+from headlift.prior.dataset import DEPTH_UNIT, Data, on_white, shuffled
 from headlift.prior.growth import start_later, waves
 from headlift.values import Camera
 
@@ -105,6 +105,12 @@ class TrainConfig:
     """Random points a head outside the hull, where no ray of the training ever looks."""
     solid: float = 0.05
     """Weight of the inside being solid."""
+    depth: float = 3.0
+    """Weight of the absolute error of depth, where it is known (world units)."""
+    surface: float = 0.1
+    """Weight of space being empty before the surface and solid behind it, where depth is known."""
+    surface_points: int = 192
+    """Rays a head on which that is looked at, at one place before the surface and one behind it."""
     light_weight: float = 0.01
     """Weight of the squared light code."""
     dark: float = 0.3
@@ -165,13 +171,15 @@ class Batch:
     """The patch at full resolution: RGB on white, alpha, in [0, 1]."""
     single: Float[Tensor, "n u r 4"]
     """RGB on white and alpha of the single rays."""
+    depth: Float[Tensor, "n m"]
+    """Distance to the surface along each ray, world units; 0 where it is not known."""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         a, b = self.uv
         z, labels, thumbnails = (x.to(device) for x in (self.z, self.labels, self.thumbnails))
         uv = (a.to(device), b.to(device))
-        return Batch(z, labels, thumbnails, uv, self.patch.to(device), self.single.to(device))
+        return Batch(z, labels, thumbnails, uv, self.patch.to(device), self.single.to(device), self.depth.to(device))
 
 
 def draw_batch(data: Data, config: TrainConfig, step: int, held_out: bool = False) -> Batch:
@@ -186,7 +194,7 @@ def draw_batch(data: Data, config: TrainConfig, step: int, held_out: bool = Fals
     side = data.heads.images.shape[1]
     factor = side // config.neural
     p = config.patch
-    labels, thumbnails, patches, singles, patch_uv, single_uv = [], [], [], [], [], []
+    labels, thumbnails, patches, singles, patch_uv, single_uv, depths = [], [], [], [], [], [], []
     for head in chosen:
         rows = rng.permutation(data.views[head])
         # The patch comes from a crop of the face more often than from a picture from all round.
@@ -206,6 +214,12 @@ def draw_batch(data: Data, config: TrainConfig, step: int, held_out: bool = Fals
         ]
         singles.append(np.mean(four, axis=0))
         single_uv.append((pixels + 0.5) / (side // 2))
+        if data.depth is None:
+            depths.append(np.zeros(p * p + config.others * config.rays))
+        else:
+            seen = block_depth(data.depth[rows[0]], config.neural)[y : y + p, x : x + p]
+            few = data.depth[rows[1:, None], *(pixels * data.depth.shape[1] // (side // 2)).transpose(2, 0, 1)[::-1]]
+            depths.append(np.concatenate([seen.ravel(), few.ravel()]) * DEPTH_UNIT)
         labels.append(data.heads.labels[rows])
         thumbnails.append(data.thumbnails[rows])
 
@@ -219,7 +233,19 @@ def draw_batch(data: Data, config: TrainConfig, step: int, held_out: bool = Fals
         (tensor(patch_uv), tensor(single_uv)),
         tensor(patches).permute(0, 3, 1, 2),
         tensor(singles),
+        tensor(depths),
     )
+
+
+def block_depth(depth: UInt16[np.ndarray, "d d"], side: int) -> Float[np.ndarray, "r r"]:
+    """Mean depth of blocks that lie on one surface; 0 for those that show a contour or nothing at all."""
+    k = len(depth) // side
+    blocks = depth.reshape(side, k, side, k).transpose(0, 2, 1, 3).reshape(side, side, k * k).astype(np.float64)
+    return blocks.mean(-1) * ((blocks.min(-1) > 0) & (np.ptp(blocks, axis=-1) * DEPTH_UNIT < ONE_SURFACE))
+
+
+ONE_SURFACE = 0.03
+"""Depths in a pixel that differ by less lie on one surface, world units."""
 
 
 @dataclass(frozen=True)
@@ -278,6 +304,7 @@ def show(
         1, order[..., None].expand(-1, -1, spec.decoder.features), seen.colour
     )
     alpha = torch.zeros(n, colour.shape[1], device=device).scatter(1, order, seen.alpha)
+    wanted = batch.depth.gather(1, order)
     features = colour + (1 - alpha)[..., None]
 
     side = config.patch
@@ -300,6 +327,7 @@ def show(
         "pyramid": losses.pyramid_loss(image[inner], truth[inner]),
         "alpha": losses.opacity_loss(alpha, target_alpha, counted),
         "light": code.square().mean(),
+        "depth": losses.weighted_mean((seen.depth - wanted).abs().clamp(max=FARTHEST), (wanted > 0).float()),
     }
     if config.perceptual > 0:
         terms["perceptual"] = feature_distance(image[inner], truth[inner], dtype)
@@ -308,15 +336,46 @@ def show(
     known.append(
         torch.full((n, 1, 3), spec.render.box_warp, device=device)
     )  # beyond the planes, which give zeros there
+    before, behind, told = beside_surface(rays, wanted, config.surface_points, random)
+    known += [before, behind]
     found = lookup(table, torch.cat(known, dim=1) / (spec.render.box_warp / 2), spec.plane_layout)
-    sizes = [*(k for _, k in places), 1]
-    empty, solid, border = density(weights, hidden(weights, found, dtype)).split(sizes, dim=1)
+    sizes = [x.shape[1] for x in known]
+    empty, solid, border, open_, closed = density(weights, hidden(weights, found, dtype)).split(sizes, dim=1)
     terms |= {
+        "surface": losses.empty_loss(open_, weight=told) + losses.solid_loss(closed, weight=told),
         "empty": losses.empty_loss(empty),
         "solid": losses.solid_loss(solid),
         "border": losses.empty_loss(border),
     }
     return Seen(image, raw, terms)
+
+
+FARTHEST = 0.1
+"""Errors of depth beyond this teach nothing more: hair before a face is one or the other, world units."""
+
+
+def beside_surface(
+    rays: Rays, depth: Float[Tensor, "n r"], count: int, random: torch.Generator
+) -> tuple[Float[Tensor, "n k 3"], Float[Tensor, "n k 3"], Float[Tensor, "n k"]]:
+    """Random points that lie before and just behind the surface on random rays, world units, and which of them hold.
+
+    The first lie anywhere between the hull's beginning and `MARGIN` before the surface, the second up to `SKIN` behind
+    it.
+    """
+    n, r = depth.shape
+    picked = torch.randint(r, (n, count), generator=random, device=depth.device)
+    u, v = torch.rand(2, n, count, generator=random, device=depth.device)
+    near, surface = rays.near.gather(1, picked), depth.gather(1, picked)
+    last = surface - MARGIN
+    told = ((surface > 0) & (last > near)).float()
+    origin, direction = _rows(rays.origin, picked), _rows(rays.direction, picked)
+    before = origin + direction * (near + u * (last - near))[..., None]
+    behind = origin + direction * (surface + SKIN * v)[..., None]
+    return before, behind, told
+
+
+MARGIN, SKIN = 0.01, 0.03
+"""How far before a surface space is surely empty, and how far behind it surely solid, world units."""
 
 
 @cache
@@ -353,6 +412,8 @@ def total(terms: Mapping[str, Tensor], config: TrainConfig) -> Tensor:
         + config.light_weight * terms["light"]
         + config.empty * (terms["empty"] + terms["border"])
         + config.solid * terms["solid"]
+        + config.depth * terms["depth"]
+        + config.surface * terms["surface"]
     )
 
 

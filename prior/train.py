@@ -68,6 +68,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
     parser.add_argument("--start-from", type=Path, help="folder of a run to start from: of the supervised stage, with"
                         " smaller planes (to grow it) or, for the adversarial stage, finished")  # fmt: skip
     parser.add_argument("--cache", type=Path, help="folder for decoded pictures (about 3 GB)")
+    parser.add_argument("--depths", type=Path, help="file with the pictures' depth (supervised stage): geometry comes"
+                        " sooner and sharper")  # fmt: skip
     parser.add_argument("--threads", type=int, help="processor threads")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: a GPU when there is one")
     parser.add_argument("--workers", type=int, default=0, help="threads that prepare batches (with a GPU: 8 or more)")
@@ -102,7 +104,7 @@ def _supervised(options: dict[str, Any], device: str, config: supervised.TrainCo
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("the supervised stage runs in one process: start it without torchrun")
     began = time.monotonic()
-    data = load_data(options["data"], options["cache"], config.hull, config.box, config.seed)
+    data = load_data(options["data"], options["cache"], config.hull, config.box, config.seed, options["depths"])
     print(f"{len(data.numbers)} heads, {data.table.shape[1]} features, hull {data.hull.float().mean():.2f} of the"
           f" box, core {len(data.core)} cells, read in {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
     out = options["out"]

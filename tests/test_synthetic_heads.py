@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import zipfile
@@ -19,6 +20,7 @@ from scipy.spatial import cKDTree
 from headlift.eg3d.camera import unproject, yaw_pitch
 from headlift.errors import ConfigError, DataError, DeviceError, OutputError
 from headlift.prior.codes import features
+from headlift.prior.dataset import DEPTH_UNIT
 from headlift.prior.heads import read_heads
 from headlift.prior.synthetic import assets, dataset
 from headlift.prior.synthetic.__main__ import main
@@ -26,7 +28,8 @@ from headlift.prior.synthetic.body import EYE_DISTANCE, EYE_HEIGHT, MOUTH_HEIGHT
 from headlift.prior.synthetic.bundle import Bundle, load_bundle
 from headlift.prior.synthetic.cameras import EVALUATION_YAWS, LOWEST, View, draw_view, evaluation_views
 from headlift.prior.synthetic.check import surface_points, unprojected
-from headlift.prior.synthetic.dataset import DEPTH_UNIT, Settings, Studio, write_dataset
+from headlift.prior.synthetic.dataset import Settings, Studio, write_dataset
+from headlift.prior.synthetic.depths import SIDE, write_depths
 from headlift.prior.synthetic.evalset import write_evalset
 from headlift.prior.synthetic.lighting import draw_light, harmonics, spread_directions
 from headlift.prior.synthetic.plan import HeadPlan, Shot, plan_head
@@ -426,6 +429,24 @@ def test_depth_pictures_are_distances_along_the_ray(folder: Path, made: Path) ->
         np.testing.assert_allclose(stored, drawn.depth, atol=0.51 * DEPTH_UNIT)
         middle = drawn.depth[16, 16]
         assert 2.0 < middle < 2.8  # a head before a camera at 2.7
+
+
+def test_depths_are_drawn_anew_from_an_archive(folder: Path, tmp_path: Path) -> None:
+    settings = replace(SMALL, res=SIDE, fmt="webp", depth=True)
+    write_dataset(folder, tmp_path / "heads-00.zip", range(2), settings)
+    out = tmp_path / "depths.npy"
+    assert write_depths(folder, tmp_path, out) == 4
+    with zipfile.ZipFile(tmp_path / "heads-00.zip") as archive:
+        for row, found in enumerate(np.load(out)):
+            drawn = Image.open(io.BytesIO(archive.read(f"depth/00000/img{row:08d}.png")))
+            np.testing.assert_allclose(found, np.asarray(drawn, np.int64), atol=1)  # its last bit
+    with pytest.raises(OutputError, match="there already"):
+        write_depths(folder, tmp_path, out)
+    part = tmp_path / "other.npy.part"
+    np.save(part.with_suffix(""), np.zeros((3, SIDE, SIDE), np.uint16))
+    part.with_suffix("").rename(part)
+    with pytest.raises(OutputError, match="begun for other pictures"):
+        write_depths(folder, tmp_path, tmp_path / "other.npy")
 
 
 def test_other_settings_and_other_things_are_not_touched(folder: Path, made: Path, tmp_path: Path) -> None:

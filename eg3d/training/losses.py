@@ -39,14 +39,23 @@ def pyramid_loss(
     return total + difference.abs().mean()
 
 
-def empty_loss(sigma: Float[Tensor, "*b"], level: float = -4.0) -> Float[Tensor, ""]:
+def weighted_mean(value: Float[Tensor, "*b"], weight: Float[Tensor, "*b"] | None) -> Float[Tensor, ""]:
+    """The mean in which each value counts by its weight; 0 where none does."""
+    return value.mean() if weight is None else (value * weight).sum() / weight.sum().clamp(min=1)
+
+
+def empty_loss(
+    sigma: Float[Tensor, "*b"], level: float = -4.0, weight: Float[Tensor, "*b"] | None = None
+) -> Float[Tensor, ""]:
     """Pushes the raw density of points that are known to be empty below `level`."""
-    return F.softplus(sigma - level).mean()
+    return weighted_mean(F.softplus(sigma - level), weight)
 
 
-def solid_loss(sigma: Float[Tensor, "*b"], level: float = 20.0) -> Float[Tensor, ""]:
+def solid_loss(
+    sigma: Float[Tensor, "*b"], level: float = 20.0, weight: Float[Tensor, "*b"] | None = None
+) -> Float[Tensor, ""]:
     """Pushes the raw density of points that are known to be inside above `level`."""
-    return F.relu(level - sigma).mean() / level
+    return weighted_mean(F.relu(level - sigma), weight) / level
 
 
 def smooth_density_loss(sigma: Float[Tensor, "*b"], moved: Float[Tensor, "*b"]) -> Float[Tensor, ""]:

@@ -135,7 +135,7 @@ class Rendered:
     """Composited features, premultiplied by alpha, in [0, 1]."""
     alpha: Float[Tensor, "n r"]
     depth: Float[Tensor, "n r"]
-    """Expected distance, world units; carries no gradient."""
+    """Expected distance, world units."""
     sigma: Float[Tensor, "n r s"]
     """Raw density at the second pass's samples."""
     t: Float[Tensor, "n r s"]
@@ -181,7 +181,7 @@ def render_rays(
         shift = (h.reshape(n, r, fine, -1) @ per_ray.transpose(2, 3)).reshape(n, r * fine, 3)
     colour = colours(weights, h, channels, shift).reshape(n, r, fine, channels)
     composed = (sample_weights(intervals)[:, :, None].to(dtype) @ colour)[:, :, 0].float()
-    return Rendered(composed, alpha, depth.detach(), sigma, t)
+    return Rendered(composed, alpha, depth, sigma, t)
 
 
 def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""`python -m headlift.prior.synthetic STEP`: bundle, heads, evalset, sheet, check; `--help` after each says more."""
+"""`python -m headlift.prior.synthetic STEP`: bundle, heads, depths, evalset, sheet, check; each has its `--help`."""
 
 from __future__ import annotations
 
@@ -59,6 +59,14 @@ def _heads(options: argparse.Namespace) -> None:
     with _progress(options.quiet, "heads") as progress:
         drawn = write_dataset(options.bundle, options.out, heads, settings, options.procs, options.overwrite, progress)
     print(f"{options.out}: {len(heads)} heads, {drawn} of them drawn now")
+
+
+def _depths(options: argparse.Namespace) -> None:
+    from headlift.prior.synthetic.depths import write_depths
+
+    with _progress(options.quiet, "heads") as progress:
+        pictures = write_depths(options.bundle, options.heads, options.out, options.procs, progress)
+    print(f"{options.out}: depth of {pictures} pictures")
 
 
 def _evalset(options: argparse.Namespace) -> None:
@@ -132,6 +140,13 @@ def _parser() -> argparse.ArgumentParser:
     heads.add_argument("--depth", action="store_true", help="write depth too: distance along the ray / 1e-4 units")
     heads.add_argument("--overwrite", action="store_true", help="delete what is in the way")
     heads.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    depths = step("depths", _depths, "draw the depth of the pictures of archives that are there already")
+    depths.add_argument("bundle", type=Path, help="folder of assets")
+    depths.add_argument("heads", type=Path, help="folder with heads-*.zip")
+    depths.add_argument("out", type=Path, help="file to write, .npy")
+    _numbers(depths, procs=(1, "processes"))
+    depths.add_argument("--quiet", action="store_true", help="no progress bar")
 
     evalset = step("evalset", _evalset, "draw an evaluation set: ten views a head, with depth")
     evalset.add_argument("bundle", type=Path, help="folder of assets")

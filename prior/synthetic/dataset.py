@@ -30,6 +30,7 @@ import numpy as np
 from jaxtyping import Float
 
 from headlift.errors import ConfigError, DataError, OutputError
+from headlift.prior.dataset import DEPTH_UNIT
 from headlift.prior.synthetic.body import Body
 from headlift.prior.synthetic.bundle import Bundle, load_bundle
 from headlift.prior.synthetic.cameras import ray_lengths
@@ -37,8 +38,6 @@ from headlift.prior.synthetic.plan import HeadPlan, Shot, plan_head
 from headlift.prior.synthetic.sampling import RECIPES
 
 FORMATS = ("webp", "png", "jpg")
-DEPTH_UNIT = 1e-4
-"""World units that one step of a depth picture is worth."""
 A_FOLDER = 1000
 """Pictures in a folder."""
 

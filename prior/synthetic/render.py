@@ -79,8 +79,8 @@ class Renderer:
         self.context.release()
 
     @contextmanager
-    def scene(self, head: HeadGeometry, params: HeadParams, skin: Float[np.ndarray, "s s 4"]) -> Iterator[Scene]:
-        """A head ready to be lit and looked at; its buffers are freed in the end."""
+    def scene(self, head: HeadGeometry, params: HeadParams, skin: Float[np.ndarray, "s s 4"] | None) -> Iterator[Scene]:
+        """A head ready to be lit and looked at (without a skin: its depth alone); its buffers are freed in the end."""
         scene = Scene(self, head, params, skin)
         try:
             yield scene
@@ -115,12 +115,13 @@ class Scene:
     """One head in a renderer: `light` it, then `view` it from any camera."""
 
     def __init__(
-        self, renderer: Renderer, head: HeadGeometry, params: HeadParams, skin: Float[np.ndarray, "s s 4"]
+        self, renderer: Renderer, head: HeadGeometry, params: HeadParams, skin: Float[np.ndarray, "s s 4"] | None
     ) -> None:
         self._renderer, self._head, self._params = renderer, head, params
         c = renderer.context
-        self._skin = renderer.upload(skin.astype("f2"))
-        self._buffers: list[Any] = [self._skin]
+        self._buffers: list[Any] = []
+        if skin is not None:
+            self._skin = self._keep(renderer.upload(skin.astype("f2")))
         self._shaded: dict[str, moderngl.VertexArray] = {}
         self._depths: dict[str, moderngl.VertexArray] = {}
         self._indices: dict[str, moderngl.Buffer] = {}
@@ -132,7 +133,7 @@ class Scene:
         layout = [(low[0], "3f", "in_pos"), (low[1], "2f", "in_uv")]
         indices = self._keep(c.buffer(triangles.astype("u4")))
         self._occluder = self._keep(c.vertex_array(renderer.depth_program, layout, indices))
-        self._transfer = self._bake()
+        self._transfer = {} if skin is None else self._bake()
         self._light: Light | None = None
 
     def release(self) -> None:
@@ -166,10 +167,9 @@ class Scene:
         """
         assert self._light is not None, "a scene is lit before it is viewed"
         r, c = self._renderer, self._renderer.context
-        cam2world = label[:16].reshape(4, 4).astype("f8")
-        projection = _perspective(float(label[16])) @ np.linalg.inv(cam2world @ np.diag([1, -1, -1, 1]))
+        cam2world, projection = _camera(label)
         eye = cam2world[:3, 3]
-        depth = self._view_depth(projection)
+        depth = self.depth(label)
         r.colour.use()
         r.colour.clear(0, 0, 0, 0, depth=1.0)
         c.enable_only(moderngl.DEPTH_TEST)
@@ -194,6 +194,15 @@ class Scene:
         k = r.inner // r.side
         picture = pixels.reshape(r.side, k, r.side, k, 4).mean((1, 3)) / 255
         return picture.astype("f4"), depth
+
+    def depth(self, label: Float[np.ndarray, " 25"]) -> Float[np.ndarray, "s s"]:
+        """z-depth for an EG3D label, world units, 0 outside; needs no light."""
+        r = self._renderer
+        self._draw_depth(r.depth_target, _camera(label)[1], skin=self._depths["skin"])
+        window = np.frombuffer(r.depth_map.read(), "f4").reshape(r.side, r.side)[::-1]
+        clip = 2 * window.astype("f8") - 1
+        depth = 2 * FAR * NEAR / (FAR + NEAR - clip * (FAR - NEAR))
+        return np.where(window < 1, depth, 0).astype("f4")
 
     def _opaque(self) -> Iterator[tuple[str, moderngl.Texture, dict[str, Any]]]:
         """What is drawn first: part, texture, uniforms."""
@@ -258,14 +267,6 @@ class Scene:
             if key in program:
                 program[key].write(matrix.astype("f4").tobytes())
         self._shaded[name].render()
-
-    def _view_depth(self, projection: np.ndarray) -> Float[np.ndarray, "s s"]:
-        r = self._renderer
-        self._draw_depth(r.depth_target, projection, skin=self._depths["skin"])
-        window = np.frombuffer(r.depth_map.read(), "f4").reshape(r.side, r.side)[::-1]
-        clip = 2 * window.astype("f8") - 1
-        depth = 2 * FAR * NEAR / (FAR + NEAR - clip * (FAR - NEAR))
-        return np.where(window < 1, depth, 0).astype("f4")
 
     def _draw_depth(
         self,
@@ -387,6 +388,12 @@ def _smoothed(mesh: Mesh, transfer: Float[np.ndarray, "n 9"]) -> tuple[np.ndarra
     same = smooth @ (smooth @ transfer)
     same = same * np.float32(0.8) if mesh.kind == "teeth" else same
     return same, same, same
+
+
+def _camera(label: Float[np.ndarray, " 25"]) -> tuple[Float[np.ndarray, "4 4"], Float[np.ndarray, "4 4"]]:
+    """cam2world of an EG3D label, and the matrix from the world to OpenGL's clip space."""
+    cam2world = label[:16].reshape(4, 4).astype("f8")
+    return cam2world, _perspective(float(label[16])) @ np.linalg.inv(cam2world @ np.diag([1, -1, -1, 1]))
 
 
 def _perspective(focal: float) -> Float[np.ndarray, "4 4"]:

@@ -1,0 +1,107 @@
+"""The relief of a head from one photo: a small network that guesses depth, and how sure it is, for each pixel.
+
+SPI (Yin et al. 2023) holds an inversion to a monocular depth network; this is headlift's own, trained by
+`prior/depth.py` on synthetic heads of known depth. A photo in EG3D's crop has the eyes and the mouth where the camera
+puts them, so that depth comes in world units and not only up to a scale.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from headlift.errors import WeightsError
+from headlift.invert.losses import resize
+
+SIDE = 128
+"""Side of the photos that the network sees and of its depth maps, pixels."""
+WIDTHS = (32, 64, 96, 128)
+"""Channels at 64, 32, 16 and 8 pixels."""
+MIDDLE, SCALE = 2.6, 0.1
+"""Depth that the network's 0 stands for, and what 1 adds to it, world units."""
+SMALLEST_SPREAD = 0.002
+"""The network cannot be surer than this, world units."""
+FILE = "depth.safetensors"
+
+
+@dataclass(frozen=True)
+class DepthGuess:
+    """What the network says of a photo, at `SIDE` pixels; it means something where the mask shows the head."""
+
+    depth: Float[Tensor, "n 1 s s"]
+    """Distance along the ray, world units."""
+    spread: Float[Tensor, "n 1 s s"]
+    """Scale of a Laplace distribution around it (its mean absolute error), world units."""
+
+
+class DepthNet(nn.Module):
+    """A U-Net (Ronneberger et al. 2015) on blocks of 2 x 2 pixels, two 3x3 convolutions and a normalisation a level."""
+
+    def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(
+            level(before, after) for before, after in zip((16, *widths[:-1]), widths, strict=True)
+        )
+        self.up = nn.ModuleList(
+            level(below + here, here) for below, here in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.out = nn.Conv2d(widths[0], 8, 1)
+
+    def forward(self, image: Float[Tensor, "n 3 s s"], mask: Float[Tensor, "n 1 s s"]) -> DepthGuess:
+        """Depth for photos on white (RGB in [-1, 1]) with their masks in [0, 1], at `SIDE` pixels."""
+        x, skipped = F.pixel_unshuffle(torch.cat([image, mask * 2 - 1], 1), 2), []
+        for index, block in enumerate(self.down):
+            x = block(F.avg_pool2d(x, 2) if index else x)
+            skipped.append(x)
+        for block, skip in zip(self.up, skipped[-2::-1], strict=True):
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], 1))
+        mean, wide = F.pixel_shuffle(self.out(x).float(), 2).split(1, 1)
+        return DepthGuess(MIDDLE + SCALE * mean, SMALLEST_SPREAD + SCALE * F.softplus(wide - 2))
+
+
+def level(before: int, after: int) -> nn.Sequential:
+    """Two convolutions at one resolution."""
+    layers: list[nn.Module] = []
+    for channels in (before, after):
+        layers += [nn.Conv2d(channels, after, 3, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
+@cache
+def load_depth_net() -> DepthNet:
+    """The network that is shipped. Raises WeightsError when its file is missing."""
+    source = resources.files("headlift").joinpath("prior", "data", FILE)
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"headlift's depth network is missing ({error.strerror}): install headlift again, or train it with "
+            "`python -m headlift.prior.depth`."
+        ) from None
+    length = int.from_bytes(data[:8], "little")
+    widths = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["widths"])
+    net = DepthNet(widths)
+    net.load_state_dict({name: value.float() for name, value in load(data).items()})
+    return net.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def guess_depth(image: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 h w"]) -> DepthGuess:
+    """Depth of photos on white (RGB in [-1, 1], any size) with their masks, at `SIDE` pixels on the photo's device.
+
+    The mean over each photo and its mirror image. Raises WeightsError when the network is missing.
+    """
+    net = load_depth_net().to(image.device)
+    image, mask = resize(image, SIDE), resize(mask, SIDE)
+    plain, mirrored = net(image, mask), net(image.flip(3), mask.flip(3))
+    depth = (plain.depth + mirrored.depth.flip(3)) / 2
+    return DepthGuess(depth, (plain.spread + mirrored.spread.flip(3)) / 2 + (depth - plain.depth).abs())
