@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from headlift.config import (
+    AppConfig,
     DirectionImportConfig,
     EditConfig,
     EvaluateInversionConfig,
@@ -303,6 +304,13 @@ class DirectionsVerb:
 
 
 @dataclass(frozen=True)
+class App:
+    """The web app, on this machine alone: drop a photo, watch it become a head, turn it, change it, take it along."""
+
+    settings: Annotated[AppConfig, arg(name="")] = field(default_factory=AppConfig)
+
+
+@dataclass(frozen=True)
 class Doctor:
     """What works on this machine, and what to do about what does not."""
 
@@ -345,6 +353,7 @@ def run(arguments: list[str]) -> int:
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[DirectionsVerb, subcommand("directions")]
         | Annotated[Weights, subcommand("weights")]
+        | Annotated[App, subcommand("app")]
         | Annotated[Doctor, subcommand("doctor")],
         args=arguments,
         prog="headlift",
@@ -699,6 +708,20 @@ def run_directions_report(verb: DirectionsReport) -> int:
     return 0
 
 
+def run_app(verb: App) -> int:
+    from headlift.app.server import serve
+
+    def ready(address: str) -> None:
+        show(f"headlift is at {address}; ctrl-C ends it, and deletes what visitors made.")
+        if verb.settings.browser:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    serve(verb.settings, ready)
+    return 0
+
+
 def run_doctor(verb: Doctor) -> int:
     from rich.console import Console
     from rich.table import Table
@@ -741,5 +764,6 @@ _RUNS: dict[type, Callable[[Any], int]] = {
     DirectionsLearn: run_directions_learn,
     DirectionsImport: run_directions_import,
     DirectionsReport: run_directions_report,
+    App: run_app,
     Doctor: run_doctor,
 }

@@ -15,7 +15,7 @@ from headlift.errors import ConfigError
 
 Perceptual = Literal["builtin", "lpips"]
 Preset = Literal["fast", "standard", "thorough"]
-Method = Literal["guarded", "w", "w+", "pti", "pose", "spi", "hfgi3d", "multi"]
+Method = Literal["guarded", "w", "w+", "pti", "pose", "spi", "hfgi3d", "in-n-out", "multi"]
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,28 @@ class Hfgi3dConfig:
 
 
 @dataclass(frozen=True)
+class InNOutConfig:
+    """The second volume of the method `in-n-out`, found in `tuning`, and the last tuning, of super-resolution alone."""
+
+    area: float = 0.1
+    """Weight of the share of the picture that the second volume covers (published: 1, of an area not told)."""
+    entropy: float = 0.1
+    """Weight of the entropy of its share in a point, squared (published: 1)."""
+    depth: float = 10.0
+    """Weight of the squared change of depth where it is not seen, world units squared (published: 0.1, of MiDaS's)."""
+    channels: int = 32
+    """Of each of its three planes."""
+    resolution: int = 256
+    """Their side."""
+    hidden: int = 64
+    """Width of its decoder."""
+    steps: int = 100
+    """Of the last tuning."""
+    lr: float = 1e-3
+    """Its rate."""
+
+
+@dataclass(frozen=True)
 class InversionConfig:
     """From crop to head: latent, camera, tuning.
 
@@ -196,13 +218,14 @@ class InversionConfig:
     """
 
     method: Method = "guarded"
-    """How to invert: guarded (the default), w, w+, pti, pose, spi, hfgi3d or multi."""
+    """How to invert: guarded (the default), w, w+, pti, pose, spi, hfgi3d, in-n-out or multi."""
     latent: LatentConfig = field(default_factory=LatentConfig)
     camera: CameraRefineConfig = field(default_factory=CameraRefineConfig)
     tuning: TuningConfig = field(default_factory=TuningConfig)
     pose: WarpingConfig = field(default_factory=WarpingConfig)
     spi: SpiConfig = field(default_factory=SpiConfig)
     hfgi3d: Hfgi3dConfig = field(default_factory=Hfgi3dConfig)
+    in_n_out: InNOutConfig = field(default_factory=InNOutConfig)
     perceptual: Perceptual = "builtin"
     """Perceptual distance: headlift's own (offline), or LPIPS (its weights must have been fetched)."""
     preview_every: int = 25
@@ -340,6 +363,8 @@ class ExportConfig:
     """A camera path for the videos from a JSON or CSV file, instead of --video.path."""
     cameras_out: Path | None = None
     """Write the path's cameras to this JSON or CSV file."""
+    additions: bool = True
+    """Show what the method in-n-out added beside the prior (hands, paint, masks), where a head has it."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
     weights: str | None = None
@@ -450,7 +475,7 @@ class AppConfig:
     port: int = 7860
     """Port to listen on; 0 for a free one."""
     host: str = "127.0.0.1"
-    """Address to listen on. The default is reached from this machine alone; 0.0.0.0 lets everybody in your network in."""
+    """Address to listen on. The default is reached from this machine alone; 0.0.0.0 lets your whole network in."""
     browser: bool = False
     """Open the page in the browser of this machine."""
     weights: str = "embedded"
@@ -489,6 +514,10 @@ def published(method: Method) -> InversionConfig:
         return replace(plain, latent=per_layer, tuning=replace(tuning, steps=1000))
     if method == "hfgi3d":
         return replace(plain, latent=replace(per_layer, w_stats_at="photo"), tuning=replace(tuning, steps=500))
+    if method == "in-n-out":
+        latent = replace(per_layer, steps=200, lr=1e-3, near_mean=0.01, w_stats_samples=10_000)
+        tuning = replace(tuning, steps=10_000, lr=5e-3, lr_gain=1.0, raw=1.0, stop=0.0)
+        return replace(plain, latent=latent, tuning=tuning)
     if method == "multi":
         return replace(plain, camera=CameraRefineConfig())
     return plain

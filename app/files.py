@@ -1,0 +1,136 @@
+"""Visitors' private folders: who may see which file, what an upload has to pass, and when everything is deleted.
+
+A visitor is known by a random token in a cookie that no script can read; a folder's name is a hash of it, so neither a
+listing of the disk nor another visitor's answers lead to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from headlift.errors import HeadliftError, PhotoError
+
+TOKEN_BYTES = 32
+"""Random bytes of a visitor's token."""
+MOST_VISITORS = 10_000
+"""Tokens that are remembered at a time; the one unseen for longest goes first."""
+
+
+class VisitError(HeadliftError):
+    """The visitor is not known here (any more), or the file is not theirs."""
+
+
+class Visitors:
+    """Tokens and folders of all visitors, under one root. Safe to use from several threads."""
+
+    def __init__(self, root: Path, keep_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.root = root
+        self._keep = keep_seconds
+        self._clock = clock
+        self._seen: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def enter(self, token: str | None) -> str:
+        """The token of someone who opens the page: their own if it is known here, else a new one."""
+        with self._lock:
+            if token not in self._seen or token is None:
+                token = secrets.token_urlsafe(TOKEN_BYTES)
+            self._seen[token] = self._clock()
+            crowded = sorted(self._seen, key=lambda t: self._seen[t])[: max(0, len(self._seen) - MOST_VISITORS)]
+        for other in crowded:
+            self.forget(other)
+        return token
+
+    def known(self, token: str | None) -> str:
+        """The token, marked as seen now. Raises VisitError when it is none of ours."""
+        with self._lock:
+            if token is None or token not in self._seen:
+                raise VisitError("This page is too old: its files have been deleted. Reload it and start again.")
+            self._seen[token] = self._clock()
+            return token
+
+    def folder(self, token: str) -> Path:
+        """The visitor's own folder, made when it is first needed. Raises VisitError as `known` does."""
+        path = self._path(self.known(token))
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path
+
+    def forget(self, token: str) -> None:
+        """Delete what a visitor has here."""
+        with self._lock:
+            self._seen.pop(token, None)
+        shutil.rmtree(self._path(token), ignore_errors=True)
+
+    def sweep(self, busy: Collection[str] = ()) -> list[str]:
+        """Forget those who have not been seen for long, save the busy ones; returns their tokens."""
+        now = self._clock()
+        with self._lock:
+            gone = [t for t, seen in self._seen.items() if now - seen > self._keep and t not in busy]
+        for token in gone:
+            self.forget(token)
+        return gone
+
+    def close(self) -> None:
+        """Delete everything."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _path(self, token: str) -> Path:
+        return self.root / "visitors" / hashlib.sha256(token.encode()).hexdigest()[:40]
+
+
+def claim_upload(path: str, uploads: Path, folder: Path, most_bytes: int, error: type[HeadliftError]) -> Path:
+    """Move a file that a browser sent from where uploads arrive into a visitor's folder, under a name of ours.
+
+    Raises:
+        PhotoError: the path leads elsewhere.
+        error: the file is empty or larger than `most_bytes`.
+    """
+    found = Path(path).resolve()
+    if not found.is_relative_to(uploads.resolve()) or not found.is_file():
+        raise PhotoError("That upload is not here (any more). Choose the file again.")
+    size = found.stat().st_size
+    try:
+        if size > most_bytes:
+            raise error(
+                f"The file has {size / 1e6:.0f} MB, and at most {most_bytes / 1e6:.0f} are taken. Make it smaller and "
+                "try again; of a photo, the face needs about 1000 pixels."
+            )
+        if size == 0:
+            raise error("The file is empty. Save or download it again.")
+        suffix = re.sub(r"[^a-z0-9.]", "", found.suffix.lower())[:12]
+        claimed = folder / f"upload-{secrets.token_hex(8)}{suffix}"
+        shutil.move(found, claimed)
+        claimed.chmod(0o600)
+        return claimed
+    finally:
+        discard_upload(found, uploads)
+
+
+def discard_upload(path: Path, uploads: Path) -> None:
+    """Remove an upload, and the folder that was made for it when that is empty now."""
+    path.unlink(missing_ok=True)
+    if path.parent.resolve() != uploads.resolve() and not any(path.parent.iterdir()):
+        path.parent.rmdir()
+
+
+def sweep_uploads(uploads: Path, older_than: float) -> None:
+    """Remove uploads that nobody claimed within so many seconds."""
+    if not uploads.is_dir():
+        return
+    for path in uploads.rglob("*"):
+        if path.is_file() and time.time() - path.stat().st_mtime > older_than:
+            discard_upload(path, uploads)
+
+
+def plain_name(name: str, otherwise: str = "head") -> str:
+    """A file's stem as it may be shown and used for downloads: letters, digits, spaces, dots, dashes; 40 at most."""
+    stem = re.split(r"[/\\]", name)[-1].rpartition(".")[0] or name
+    kept = re.sub(r"[^\w .-]", "", stem, flags=re.UNICODE).strip(" .-_")
+    return kept[:40].strip(" .-_") or otherwise

@@ -1,0 +1,280 @@
+"""The app's server: Gradio's page at the root, and beside it what the page asks for by itself, each visitor their own.
+
+| address | gives |
+|---|---|
+| `/headlift/view/ID?yaw=..&pitch=..&draft=0` | a head's picture; other parameters are amounts of directions |
+| `/headlift/file/ID/KIND` | a file that has been written for a head, to be downloaded |
+| `/headlift/mesh/ID` | the head's GLB, to be shown |
+| `/headlift/small/ID` | its thumbnail |
+| `/headlift/static/NAME` | the page's own script and style, and `<model-viewer>` |
+
+Nothing is loaded from other hosts: the content policy forbids it, and Gradio's telemetry is off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headlift.config import AppConfig, preset
+from headlift.errors import ConfigError, HeadliftError
+
+if TYPE_CHECKING:
+    from headlift.app.desk import Desk, Presets
+
+COOKIE = "headlift-visitor"
+STATIC = {"app.js": "text/javascript", "app.css": "text/css", "model-viewer.js": "text/javascript"}
+SWEEP_SECONDS = 60.0
+POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; "
+    "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; worker-src 'self' blob:; "
+    "connect-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
+)
+"""Gradio's page carries scripts in its HTML and compiles templates; nothing may come from, or go to, another host."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The web application with what is behind it."""
+
+    asgi: Any
+    desk: Desk
+    folder: Path
+    """Where all visitors' files are, until `close`."""
+
+    def close(self) -> None:
+        """End all jobs and delete all files."""
+        self.desk.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def make_site(config: AppConfig, presets: Presets = preset) -> Site:
+    """Load the generator and build the web application; nothing listens yet.
+
+    Raises:
+        ConfigError: the extra `app` is not installed.
+        HeadliftError: the generator cannot be loaded.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="headlift-app-"))
+    quiet_gradio(folder / "uploads")
+    try:
+        import gradio
+        from fastapi import FastAPI
+    except ImportError as error:
+        folder.rmdir()
+        raise ConfigError(
+            f"The app needs the extra `app` ({error.name} is missing): pip install 'headlift[app]'."
+        ) from None
+    from headlift.app.desk import Desk
+    from headlift.app.page import HEAD, build, theme
+
+    try:
+        desk = Desk(config, folder, presets)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+    @contextlib.asynccontextmanager
+    async def alive(app: FastAPI) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(sweep_now_and_then(desk))
+        yield
+        sweeping.cancel()
+
+    app = FastAPI(title="headlift", docs_url=None, redoc_url=None, openapi_url=None, lifespan=alive)
+    add_routes(app, desk)
+    gradio.mount_gradio_app(
+        app,
+        build(desk),
+        path="",
+        server_name=config.host,
+        server_port=config.port,
+        footer_links=[],
+        run_history=False,
+        max_file_size=round(1e6 * max(config.max_mb, config.max_head_mb)),
+        show_error=True,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme(),
+        head=HEAD,
+    )
+    return Site(Gate(app, desk, allowed_hosts(config.host)), desk, folder)
+
+
+def quiet_gradio(uploads: Path) -> None:
+    """Before Gradio is imported: no telemetry, no look-ups at other hosts, uploads into a folder of ours."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+
+
+def add_routes(app: Any, desk: Desk) -> None:
+    """What the page asks for beside Gradio. Answers are for the visitor alone and are kept by no cache."""
+    from starlette.requests import Request
+    from starlette.responses import FileResponse, PlainTextResponse, Response
+
+    from headlift.app.desk import FORMATS, THUMBNAIL, exported_name, suffix_of
+    from headlift.app.views import amounts_of
+
+    private = {"Cache-Control": "no-store"}
+
+    def route(path: str, give: Callable[[str, Request], Response]) -> None:
+        def answer(request: Request) -> Response:
+            try:
+                return give(desk.visitors.known(request.cookies.get(COOKIE)), request)
+            except (HeadliftError, ValueError) as error:
+                return PlainTextResponse(str(error), 404, headers=private)
+
+        app.add_route(path, answer)
+
+    def view(visitor: str, request: Request) -> Response:
+        numbers = {name: float(value) for name, value in request.query_params.items()}
+        yaw, pitch, draft = (numbers.pop(name, 0.0) for name in ("yaw", "pitch", "draft"))
+        seen = desk.view(visitor, request.path_params["id"])
+        return Response(
+            seen.jpeg(yaw, pitch, bool(draft), amounts_of(numbers)), media_type="image/jpeg", headers=private
+        )
+
+    def small(visitor: str, request: Request) -> Response:
+        return FileResponse(desk.head(visitor, request.path_params["id"]).folder / THUMBNAIL, headers=private)
+
+    def mesh(visitor: str, request: Request) -> Response:
+        path = desk.shown_mesh(visitor, request.path_params["id"])
+        return FileResponse(path, media_type="model/gltf-binary", headers=private)
+
+    def file(visitor: str, request: Request) -> Response:
+        kept, kind = desk.head(visitor, request.path_params["id"]), request.path_params["kind"]
+        if kind not in FORMATS or not (kept.folder / exported_name(kind)).exists():
+            raise ValueError("This file has not been written.")
+        name = f"{kept.name}.{suffix_of(kind)}"
+        return FileResponse(kept.folder / exported_name(kind), filename=name, headers=private)
+
+    def static(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in STATIC:
+            return PlainTextResponse("not here", 404)
+        return Response(static_bytes(name), media_type=STATIC[name], headers={"Cache-Control": "max-age=60"})
+
+    route("/headlift/view/{id}", view)
+    route("/headlift/small/{id}", small)
+    route("/headlift/mesh/{id}", mesh)
+    route("/headlift/file/{id}/{kind}", file)
+    app.add_route("/headlift/static/{name}", static)
+
+
+def static_bytes(name: str) -> bytes:
+    """The page's own script and style, and the vendored viewer."""
+    if name == "model-viewer.js":
+        return resources.files("headlift.export.data").joinpath("model-viewer.min.js").read_bytes()
+    return resources.files("headlift.app").joinpath("static", name).read_bytes()
+
+
+class Gate:
+    """In front of everything: known hosts only (against DNS rebinding), a cookie for the visitor, a content policy."""
+
+    def __init__(self, inner: Any, desk: Desk, hosts: frozenset[str] | None) -> None:
+        self._inner, self._desk, self._hosts = inner, desk, hosts
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        host = re.sub(r":\d+$", "", headers.get("host", ""))
+        if self._hosts is not None and host not in self._hosts:
+            await send({"type": "http.response.start", "status": 421, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"headlift does not answer to this name"})
+            return
+        added = [
+            (b"content-security-policy", POLICY.encode()),
+            (b"referrer-policy", b"no-referrer"),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+        if scope["path"] in ("", "/") and scope["method"] == "GET":
+            mine = cookie_in(headers.get("cookie", ""))
+            token = self._desk.visitors.enter(mine)
+            if token != mine:
+                added.append((b"set-cookie", f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict".encode()))
+
+        async def send_with_headers(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *added]}
+            await send(message)
+
+        await self._inner(scope, receive, send_with_headers)
+
+
+def cookie_in(header: str) -> str | None:
+    """The visitor's token in a Cookie header."""
+    found = re.search(rf"(?:^|;\s*){COOKIE}=([\w-]+)", header)
+    return found[1] if found else None
+
+
+def allowed_hosts(host: str) -> frozenset[str] | None:
+    """Names that the server answers to; None for all, where it was opened to the network."""
+    if host in ("0.0.0.0", "::"):
+        return None
+    return frozenset({"localhost", "127.0.0.1", "[::1]", host})
+
+
+async def sweep_now_and_then(desk: Desk) -> None:
+    """Delete what nobody asks for any more."""
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        await asyncio.to_thread(desk.sweep)
+
+
+def bound_socket(config: AppConfig) -> socket.socket:
+    """The socket that the server listens on. Raises ConfigError when the port is taken or the address not ours."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((config.host, config.port))
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise ConfigError(
+            f"Cannot listen on {config.host}, port {config.port} ({error}). Is the app running already? Take another "
+            "port with --port, or 0 for a free one."
+        ) from None
+    return listening
+
+
+def serve(config: AppConfig, on_ready: Callable[[str], None], presets: Presets = preset) -> None:
+    """Run the app until it is interrupted; `on_ready` is told its address.
+
+    Raises:
+        ConfigError: the extra `app` is missing, or the port is taken.
+        HeadliftError: the generator cannot be loaded.
+    """
+    listening = bound_socket(config)
+    try:
+        site = make_site(config, presets)
+    except BaseException:
+        listening.close()
+        raise
+    import uvicorn
+
+    server = uvicorn.Server(
+        uvicorn.Config(site.asgi, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
+    )
+    try:
+        site.desk.measure("fast", "guarded")
+        shown = "localhost" if config.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else config.host
+        on_ready(f"http://{shown}:{listening.getsockname()[1]}")
+        server.run(sockets=[listening])
+    finally:
+        site.close()
+        listening.close()

@@ -1,0 +1,125 @@
+"""How long a head will take on this machine: measured on a few steps beforehand, then on the steps so far."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from headlift.config import ReconstructConfig
+from headlift.values import Step
+
+PROBE_STEPS = 3
+"""Steps of each stage that a measurement takes; the first is not counted, it does what later ones need not."""
+RECENT = 30
+"""Steps from which the pace of a running stage is taken."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What the parts of a reconstruction take here, seconds."""
+
+    before: float
+    """Until the first step is done."""
+    step: Mapping[str, float]
+    """One step, by stage."""
+    after: float
+    """From the last step to the head's mesh."""
+
+    def total(self, config: ReconstructConfig) -> float:
+        """Seconds of a whole run."""
+        return self.before + self.after + sum(count * self.step.get(s, 0.0) for s, count in stages(config).items())
+
+
+def stages(config: ReconstructConfig) -> dict[str, int]:
+    """Steps of each stage that a method goes through, in order."""
+    now = config.inversion
+    found = {"latent": now.latent.steps}
+    if now.method not in ("w", "w+"):
+        found["tuning"] = now.tuning.steps
+    if now.method == "hfgi3d":
+        found["views"] = now.hfgi3d.steps
+    return found
+
+
+def shortened(config: ReconstructConfig) -> ReconstructConfig:
+    """The same settings with as few steps as a measurement needs, and no pictures."""
+    now = config.inversion
+    inversion = replace(
+        now,
+        latent=replace(now.latent, steps=min(now.latent.steps, PROBE_STEPS)),
+        tuning=replace(now.tuning, steps=min(now.tuning.steps, PROBE_STEPS)),
+        hfgi3d=replace(now.hfgi3d, steps=min(now.hfgi3d.steps, PROBE_STEPS)),
+        preview_every=0,
+    )
+    return replace(config, inversion=inversion)
+
+
+def kind(config: ReconstructConfig) -> ReconstructConfig:
+    """Settings that take equally long a step are equal in this form."""
+    usual = ReconstructConfig()
+    return replace(shortened(config), preset=usual.preset, pose=usual.pose, mesh=usual.mesh, video=usual.video)
+
+
+def measure(config: ReconstructConfig, run: Callable[[ReconstructConfig, Callable[[Step], None]], None]) -> Pace:
+    """Time a shortened run; `run` is a reconstruction of some photo, told where to report its steps."""
+    began = time.perf_counter()
+    stamps: list[tuple[str, float]] = []
+    run(shortened(config), lambda step: stamps.append((step.stage, time.perf_counter())))
+    return pace_of(began, stamps, time.perf_counter())
+
+
+def pace_of(began: float, stamps: Sequence[tuple[str, float]], ended: float) -> Pace:
+    """The pace of a run from when it began, when each step was done and when it ended, all in seconds."""
+    if not stamps:
+        return Pace(ended - began, {}, 0.0)
+    steps: dict[str, float] = {}
+    for stage in dict.fromkeys(name for name, _ in stamps):
+        times = [at for name, at in stamps if name == stage]
+        if len(times) > 1:
+            steps[stage] = (times[-1] - times[0]) / (len(times) - 1)
+    return Pace(stamps[0][1] - began, steps, ended - stamps[-1][1])
+
+
+def time_left(
+    steps: Sequence[Step], stamps: Sequence[float], now: float, config: ReconstructConfig, pace: Pace | None
+) -> float | None:
+    """Seconds left of a run: this stage by its own recent steps, later ones by the pace measured beforehand.
+
+    When this machine is slower or faster now than it was then, the later stages are taken to be so too. None when
+    nothing has been measured yet.
+    """
+    plan = stages(config)
+    if not steps:
+        return None if pace is None else pace.total(config)
+    stage = steps[-1].stage
+    times = [at for step, at in zip(steps, stamps, strict=True) if step.stage == stage][-RECENT:]
+    known = 0.0 if pace is None else pace.step.get(stage, 0.0)
+    each = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else known
+    if not each:
+        return None
+    left = max(0.0, (steps[-1].total - steps[-1].index) * each - (now - times[-1]))
+    slower = each / known if known else 1.0
+    later = list(plan)[list(plan).index(stage) + 1 :] if stage in plan else []
+    for name in later:
+        left += plan[name] * (pace.step.get(name, each) * slower if pace else each)
+    return left + (pace.after * slower if pace else 0.0)
+
+
+class Paces:
+    """Paces measured so far, by kind of settings. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._known: dict[ReconstructConfig, Pace] = {}
+        self._lock = threading.Lock()
+
+    def get(self, config: ReconstructConfig) -> Pace | None:
+        """The pace of such settings, if it has been measured."""
+        with self._lock:
+            return self._known.get(kind(config))
+
+    def put(self, config: ReconstructConfig, pace: Pace) -> None:
+        """Remember a pace."""
+        with self._lock:
+            self._known[kind(config)] = pace
