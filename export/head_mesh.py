@@ -11,14 +11,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headlift.config import MeshConfig
+from headlift.eg3d.composite import CompositeGenerator
 from headlift.eg3d.density import density_grid, grid_axis
 from headlift.eg3d.generator import Generator
+from headlift.errors import ConfigError
+from headlift.export.clean import simplify, smoothed
 from headlift.export.level import automatic_level
 from headlift.export.mesh import Mesh, mesh_from_density
 from headlift.export.paint import cameras_around, colors_from_views, colors_of_volume, join
+from headlift.export.texture import Photo, textured
 from headlift.export.views import Volume, box_side, render_views
 from headlift.values import Camera
 
+TEXTURED_FACES = 40_000
+"""Triangles of a mesh with a texture, when nothing else is asked for."""
 Density = Callable[[int, float | None], Float[np.ndarray, "r r r"]]
 """(resolution, level) to raw densities [x, y, z] on the exact grid. With a level, points in regions that surely stay
 below it may hold any value below it."""
@@ -31,38 +37,90 @@ def extract_mesh(
     config: MeshConfig,
     camera: Camera | None = None,
     density: Density | None = None,
+    photo: Photo | None = None,
 ) -> Mesh:
-    """The surface of a head as a coloured mesh.
+    """The surface of a head, with a texture, with coloured vertices, or bare: as the settings say.
 
     `camera` (batch of one) is the view of the photo: where it sees the surface, its render, which carries the photo's
-    detail, outweighs the views around. `density` is another source of densities than the generator's own grid.
-    Deterministic. Raises MeshError when the volume has no surface at the level.
+    detail, outweighs the views around. With `photo`, which brings its own camera, and a texture, the photo's own pixels
+    do. `density` is another source of densities than the generator's own grid. Deterministic.
+
+    Raises:
+        MeshError: the volume has no surface at the level.
+        ConfigError: a count that is out of range.
     """
     density = density or grid_density(generator, planes)
     box = box_side(generator)
-    cameras = cameras_around()
+    level = find_level(generator, planes, ws, config, density) if config.level is None else config.level
+    mesh = mesh_from_density(density(config.resolution, level), box, level, config.walls, config.close)
+    mesh = smoothed(mesh, config.smooth)
+    textured_now = config.texture and config.colors
+    if config.faces is not None or textured_now:
+        mesh = simplify(mesh, triangles(config))
+    if not config.colors:
+        return mesh
+    camera = photo.camera if photo is not None else camera
+    cameras = cameras_around(view_count(generator, config))
     if camera is not None:
         cameras = join(camera.to("cpu", torch.float32), cameras)
-    level = config.level
-    views = list(render_views(generator, planes, ws, cameras)) if config.colors or level is None else []
-    if level is None:
-        every = slice(len(views) - 14, None, 2)  # seven of the fourteen around
-        level = automatic_level(density(min(config.resolution, 128), None), box, views[every], cameras[every])
-    mesh = mesh_from_density(density(config.resolution, level), box, level, config.walls)
-    if config.colors:
-        cell = box / (config.resolution - 1)
-        colors, weight = colors_from_views(mesh, views, cameras, cell, photo=camera is not None)
-        # Where no view looks straight enough, the volume's own colours come in, gently.
-        share = 0.05 * np.clip(1 - weight / 0.3, 0, 1)
-        dim = share[:, 0] > 0
-        below = colors_of_volume(generator, planes, mesh.vertices[dim], mesh.normals[dim], cell)
-        colors[dim] = (colors[dim] * weight[dim] + below * share[dim]) / (weight[dim] + share[dim])
-        mesh = replace(mesh, colors=colors.astype(np.float32))
-    return mesh
+    views = list(render_views(generator, planes, ws, cameras))
+    cell = box / (config.resolution - 1)
+
+    def below(points: Float[np.ndarray, "p 3"], normals: Float[np.ndarray, "p 3"]) -> Float[np.ndarray, "p 3"]:
+        return colors_of_volume(generator, planes, points, normals, cell)
+
+    if textured_now:
+        return textured(mesh, views, cameras, below, photo if config.photo else None, config.texture_size)
+    colors, weight = colors_from_views(mesh, views, cameras, cell, photo=camera is not None)
+    # Where no view looks straight enough, the volume's own colours come in, gently.
+    share = 0.05 * np.clip(1 - weight / 0.3, 0, 1)
+    dim = share[:, 0] > 0
+    colors[dim] = (colors[dim] * weight[dim] + below(mesh.vertices[dim], mesh.normals[dim]) * share[dim]) / (
+        weight[dim] + share[dim]
+    )
+    return replace(mesh, colors=colors.astype(np.float32))
+
+
+def triangles(config: MeshConfig) -> int:
+    """The most triangles that a decimated mesh may have. Raises ConfigError for fewer than four."""
+    count = TEXTURED_FACES if config.faces is None else config.faces
+    if count < 4:
+        raise ConfigError(f"a mesh of {count} triangles is none; ask for at least 4, better thousands")
+    return count
+
+
+def view_count(generator: Volume, config: MeshConfig) -> int:
+    """How many views give the colours: as asked for, else fewer where each takes seconds. Raises ConfigError."""
+    if config.views is None:
+        pictures = generator.spec.image_resolution if isinstance(generator, Generator) else 256
+        return 14 if pictures <= 256 else 6
+    if not 1 <= config.views <= 14:
+        raise ConfigError(f"1 to 14 views can give the colours, not {config.views}")
+    return config.views
+
+
+@torch.no_grad()
+def find_level(
+    generator: Volume,
+    planes: Float[Tensor, "1 ..."],
+    ws: Float[Tensor, "1 n w"],
+    config: MeshConfig,
+    density: Density,
+) -> float:
+    """The level by `automatic_level`, from seven views. EG3D's are rendered small and without super-resolution."""
+    cameras = cameras_around()[0:13:2]
+    if isinstance(generator, Generator):
+        side = min(64, generator.spec.neural_resolution)
+        found = generator.volume(planes, cameras.to(planes.device, planes.dtype), side).alpha
+        alphas = [found[i : i + 1] for i in range(len(cameras))]
+    else:
+        alphas = [view.alpha for view in render_views(generator, planes, ws, cameras)]
+    return automatic_level(density(min(config.resolution, 128), None), box_side(generator), alphas, cameras)
 
 
 def grid_density(generator: Volume, planes: Float[Tensor, "1 ..."]) -> Density:
-    """The generator's own density on the exact grid: the fast way for EG3D's, point by point for any other volume."""
+    """The generator's own density on the exact grid: the fast way for EG3D's, point by point for any other volume, such
+    as two in one."""
 
     @torch.no_grad()
     def fast(resolution: int, level: float | None) -> Float[np.ndarray, "r r r"]:
@@ -81,4 +139,5 @@ def grid_density(generator: Volume, planes: Float[Tensor, "1 ..."]) -> Density:
             sigma[start : start + slab] = values.reshape(xyz.shape[:3]).float().cpu().numpy()
         return sigma
 
-    return fast if isinstance(generator, Generator) else plain
+    alone = isinstance(generator, Generator) and not isinstance(generator, CompositeGenerator)
+    return fast if alone else plain

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from headlift.errors import MeshError
 from headlift.export.mesh import trilinear
-from headlift.values import Camera, RenderOutput
+from headlift.values import Camera
 
 
-def automatic_level(sigma: Float[np.ndarray, "r r r"], box: float, views: list[RenderOutput], cameras: Camera) -> float:
+def automatic_level(
+    sigma: Float[np.ndarray, "r r r"], box: float, alphas: list[Float[Tensor, "1 1 a a"]], cameras: Camera
+) -> float:
     """The raw density at which the mesh looks like the renders.
 
     The rule. A ray meets the surface at level L when the greatest density along it is at least L. Over all rays of the
@@ -28,10 +30,10 @@ def automatic_level(sigma: Float[np.ndarray, "r r r"], box: float, views: list[R
     Raises MeshError when no view shows anything.
     """
     volume = torch.from_numpy(sigma)
-    solid = min(0.5, 0.5 * max(float(out.alpha.max()) for out in views))
+    solid = min(0.5, 0.5 * max(float(alpha.max()) for alpha in alphas))
     rays = []
-    for i, out in enumerate(views):
-        alpha = out.alpha[0, 0].float().cpu()
+    for i, opacity in enumerate(alphas):
+        alpha = opacity[0, 0].float().cpu()
         step = max(1, alpha.shape[0] // 64)
         along, distances = _densities_along_rays(volume, box, cameras[i : i + 1], alpha.shape[0], step)
         rays.append((along, distances, (alpha[::step, ::step] > solid).reshape(-1)))

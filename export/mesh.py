@@ -7,15 +7,30 @@ cube cuts the shoulders, and coloured from renders of the head.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from headlift.errors import MeshError
+
+
+@dataclass(frozen=True)
+class Texture:
+    """A picture that a mesh wears, and where on it each triangle lies."""
+
+    uv: Float[np.ndarray, "t 2"]
+    """Places on the picture: fractions of its sides, (0, 0) its upper left corner as in glTF."""
+    source: Int[np.ndarray, " t"]
+    """The vertex of the mesh that each place belongs to; a vertex on a seam has several places."""
+    faces: Int[np.ndarray, "f 3"]
+    """The places of each triangle's corners, in the order of the mesh's triangles."""
+    image: UInt8[np.ndarray, "s s 3"]
+    """sRGB."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +46,19 @@ class Mesh:
     """Linear RGB in [0, 1] (not sRGB)."""
     level: float
     """The raw density (before the softplus) at the surface."""
+    texture: Texture | None = None
 
 
-def mesh_from_density(sigma: Float[np.ndarray, "r r r"], box: float, level: float, walls: bool = False) -> Mesh:
+def mesh_from_density(
+    sigma: Float[np.ndarray, "r r r"], box: float, level: float, walls: bool = False, close: bool = False
+) -> Mesh:
     """The surface sigma = level of a density on the exact grid, world units, without colours.
 
-    Only the largest connected piece stays. What lies within 1.5 cells + box / 256 of the cube's border, where planes
-    fade out and leave walls, is cut away, and the surface stays open there; with `walls` it is closed along the border
-    instead, and then watertight. Normals are the density's gradient, by central differences over one cell each way,
-    pointing outwards; where the gradient vanishes or is unknown, area-weighted face normals.
+    Only the connected piece in the cube's middle stays, the head. What lies within 1.5 cells + box / 256 of the cube's
+    border, where planes fade out and leave walls, is cut away, and the surface stays open there; with `close` it is
+    closed flat where it is cut, and with `walls` along the border itself: then it is watertight. Normals are the
+    density's gradient, by central differences over one cell each way, pointing outwards; where the gradient vanishes or
+    is unknown, or where the surface was closed, area-weighted face normals.
 
     Raises MeshError when no density reaches the level, or every one exceeds it.
     """
@@ -53,15 +72,21 @@ def mesh_from_density(sigma: Float[np.ndarray, "r r r"], box: float, level: floa
             f"The head has no surface at level {level:g}: its densities go from {low:g} to {high:g}. Choose a level in "
             "between, or leave it out for the automatic rule."
         )
-    field, offset = sigma, 0
+    field, offset, margin = sigma, 0, 1.5 * cell + box / 256
+    outside = level - 1e3 * max(1.0, high - level)
     if walls:
-        field, offset = np.pad(sigma, 1, constant_values=level - 1e3 * max(1.0, high - level)), 1
+        field, offset = np.pad(sigma, 1, constant_values=outside), 1
+    elif close:
+        rim = math.ceil(margin / cell)
+        inner = (slice(rim, -rim),) * 3
+        field = np.full_like(sigma, outside)
+        field[inner] = sigma[inner]
     points, faces = mcubes.marching_cubes(field, level)
     vertices = np.clip(points - offset, 0, resolution - 1) * cell - box / 2
     faces = faces.astype(np.int32)
-    if not walls:
-        faces = faces[~_border_faces(vertices, faces, box, 1.5 * cell + box / 256)]
-    vertices, faces = _largest_piece(vertices, faces)
+    if not walls and not close:
+        faces = faces[~_border_faces(vertices, faces, box, margin)]
+    vertices, faces = _middle_piece(vertices, faces, box)
     if len(faces) == 0:
         raise MeshError(
             f"The head has no surface at level {level:g} inside the cube. Choose another level, or keep the walls."
@@ -69,6 +94,8 @@ def mesh_from_density(sigma: Float[np.ndarray, "r r r"], box: float, level: floa
     normals = _gradient_normals(torch.from_numpy(sigma), vertices, box)
     flat = face_weighted_normals(vertices, faces)
     unknown = ~(np.abs(normals).sum(axis=1) > 0)
+    if close:
+        unknown |= (np.abs(vertices) > box / 2 - (rim + 0.5) * cell).any(axis=1)
     normals[unknown] = flat[unknown]
     return Mesh(vertices.astype(np.float32), faces, normals.astype(np.float32), None, float(level))
 
@@ -82,10 +109,14 @@ def _border_faces(
     return border
 
 
-def _largest_piece(
-    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]
+def _middle_piece(
+    vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], box: float
 ) -> tuple[Float[np.ndarray, "w 3"], Int[np.ndarray, "g 3"]]:
-    """The connected piece with the most triangles, its vertices renumbered in their old order."""
+    """The connected piece with the most triangles around the cube's middle, its vertices renumbered in their old order.
+
+    A triangle counts by a Gaussian of its distance from the middle, of a fifth of the cube's side, so that a sheet of
+    background behind the head does not win by its size.
+    """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -94,7 +125,8 @@ def _largest_piece(
     ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
     graph = coo_matrix((np.ones(len(ends), dtype=bool), (ends[:, 0], ends[:, 1])), shape=(len(vertices),) * 2)
     label = connected_components(graph, directed=False)[1]
-    biggest = np.bincount(label[faces[:, 0]]).argmax()
+    near = np.exp(-0.5 * (np.linalg.norm(vertices[faces[:, 0]], axis=1) / (0.2 * box)) ** 2)
+    biggest = np.bincount(label[faces[:, 0]], near).argmax()
     faces = faces[label[faces[:, 0]] == biggest]
     used = np.zeros(len(vertices), dtype=bool)
     used[faces] = True

@@ -62,7 +62,7 @@ def colors_from_views(
     for i in range(len(views)):
         per_unit = float(cameras.intrinsics[i, 0, 0] / local[i, :, 2].mean())
         seen.append(_visible(uv[i], local[i, :, 2], min(512, max(16, int(0.7 / (cell * per_unit)))), 3 * cell))
-    clear = torch.from_numpy(_faded(torch.stack(seen, dim=-1).numpy(), mesh.faces))
+    clear = torch.from_numpy(faded(torch.stack(seen, dim=-1).numpy(), mesh.faces))
     total, weights = torch.zeros(len(points), 3), torch.zeros(len(points), 1)
     for i, out in enumerate(views):
         rays = F.normalize(points - cameras.origin[i], dim=-1)
@@ -80,7 +80,7 @@ def colors_from_views(
     return (total / weights.clamp(min=1e-12)).double().numpy(), weights.double().numpy()
 
 
-def _faded(seen: Bool[np.ndarray, "v n"], faces: Int[np.ndarray, "f 3"]) -> Float[np.ndarray, "v n"]:
+def faded(seen: Bool[np.ndarray, "v n"], faces: Int[np.ndarray, "f 3"]) -> Float[np.ndarray, "v n"]:
     """What is seen, as weights that fade towards hidden neighbours: means over edges, to the fourth power."""
     from scipy.sparse import csr_matrix, diags
 
@@ -107,12 +107,14 @@ def _visible(uv: Float[Tensor, "v 2"], z: Float[Tensor, " v"], size: int, tolera
     return inside & (z <= nearest[index] + tolerance + 2 / size * z * 0.3)
 
 
-def cameras_around() -> Camera:
-    """Fourteen views: eight all round at eye level, five from above, one from the top."""
+def cameras_around(count: int = 14) -> Camera:
+    """The first so many of fourteen views: four all round at eye level, four from above, four between those at eye
+    level, one from the top and one from below."""
     quarter = math.pi / 2
-    yaw = [i * math.pi / 4 for i in range(8)] + [quarter * i for i in range(4)] + [0.0, math.pi / 4]
-    pitch = [0.0] * 8 + [0.6] * 4 + [1.35, -0.35]
-    return orbit_cameras(torch.tensor(yaw), torch.tensor(pitch))
+    yaw = [i * quarter for i in range(4)] + [(i + 0.5) * quarter for i in range(4)]
+    yaw += [(i + 0.5) * quarter for i in range(4)] + [0.0, math.pi / 4]
+    pitch = [0.0] * 4 + [0.6] * 4 + [0.0] * 4 + [1.35, -0.35]
+    return orbit_cameras(torch.tensor(yaw[:count]), torch.tensor(pitch[:count]))
 
 
 def join(first: Camera, second: Camera) -> Camera:

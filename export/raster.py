@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from headlift.values import Camera, RenderOutput
 
@@ -36,8 +36,7 @@ class Raster:
 def rasterise(vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], camera: Camera, size: int) -> Raster:
     """Draw a mesh (world units) from a camera (batch of one) into a z-buffer of size x size pixels.
 
-    Triangles are grouped by the size of their boxes on the screen, and each group is tested pixel by pixel of the
-    box at once, so the work suits many small triangles. Triangles that reach behind the camera are left out.
+    The work suits many small triangles. Triangles that reach behind the camera are left out.
     """
     pose = camera.cam2world.reshape(4, 4).double().cpu().numpy()
     k = camera.intrinsics.reshape(3, 3).double().cpu().numpy()
@@ -47,36 +46,15 @@ def rasterise(vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"],
     homogeneous = np.column_stack([local[:, :2] / safe[:, None], np.ones(len(local))]) @ k.T
     screen = homogeneous[:, :2] * size - 0.5  # integer coordinates are pixel centres
 
-    corners = screen[faces]  # f 3 2
     usable = (z[faces] > 1e-6).all(axis=1)
-    low = np.ceil(corners.min(axis=1)).astype(np.int64)
-    high = np.floor(corners.max(axis=1)).astype(np.int64)
-    low, high = np.maximum(low, 0), np.minimum(high, size - 1)
-    usable &= (high >= low).all(axis=1)
-    extent = np.where(usable, (high - low + 1).max(axis=1, initial=0), 0)
-
     found_pixel, found_face, found_weights, found_z = [], [], [], []
-    for reach in np.unique(np.ceil(np.log2(np.maximum(extent[usable], 1))).astype(int)):
-        box = 2**reach
-        group = np.flatnonzero(usable & (extent > (box // 2 if reach else 0)) & (extent <= box))
-        chunk = max(1, 2**21 // (box * box))
-        dy, dx = np.divmod(np.arange(box * box), box)
-        for start in range(0, len(group), chunk):
-            part = group[start : start + chunk]
-            a, b, c = (corners[part, i][:, None, :] for i in range(3))
-            p = low[part][:, None, :] + np.stack([dx, dy], axis=-1)[None]
-            area = _cross(b - a, c - a)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                wa, wb = _cross(b - p, c - p) / area, _cross(c - p, a - p) / area
-            wc = 1 - wa - wb
-            inside = (wa >= -1e-9) & (wb >= -1e-9) & (wc >= -1e-9) & (p <= high[part][:, None, :]).all(axis=-1)
-            f, o = np.nonzero(inside)
-            w = np.stack([wa[f, o], wb[f, o], wc[f, o]], axis=-1) / z[faces[part[f]]]
-            inverse = w.sum(axis=-1)
-            found_pixel.append(p[f, o, 1] * size + p[f, o, 0])
-            found_face.append(part[f])
-            found_weights.append(w / inverse[:, None])
-            found_z.append(1 / inverse)
+    for pixel, part, flat in covered(screen[faces], size, usable):
+        w = flat / z[faces[part]]
+        inverse = w.sum(axis=-1)
+        found_pixel.append(pixel)
+        found_face.append(part)
+        found_weights.append(w / inverse[:, None])
+        found_z.append(1 / inverse)
 
     face = np.full(size * size, -1, dtype=np.int64)
     weights = np.zeros((size * size, 3))
@@ -90,6 +68,40 @@ def rasterise(vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"],
         weights[seen] = np.concatenate(found_weights)[first]
         depth[seen] = distance[first] * _ray_length(k, size).ravel()[seen]
     return Raster(face.reshape(size, size), weights.reshape(size, size, 3), depth.reshape(size, size))
+
+
+def covered(
+    corners: Float[np.ndarray, "f 3 2"], size: int, usable: Bool[np.ndarray, " f"] | None = None
+) -> Iterator[tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"], Float[np.ndarray, "p 3"]]]:
+    """The pixels whose centres lie in triangles on a picture (pixels; integers are centres), in several portions.
+
+    Yields pixels (row times size plus column), the triangles that cover them, and flat barycentric weights. Triangles
+    are grouped by the size of their boxes, and each group is tested pixel by pixel of the box at once.
+    """
+    low = np.ceil(corners.min(axis=1)).astype(np.int64)
+    high = np.floor(corners.max(axis=1)).astype(np.int64)
+    low, high = np.maximum(low, 0), np.minimum(high, size - 1)
+    shown = (high >= low).all(axis=1)
+    if usable is not None:
+        shown &= usable
+    extent = np.where(shown, (high - low + 1).max(axis=1, initial=0), 0)
+    for reach in np.unique(np.ceil(np.log2(np.maximum(extent[shown], 1))).astype(int)):
+        box = 2**reach
+        group = np.flatnonzero(shown & (extent > (box // 2 if reach else 0)) & (extent <= box))
+        chunk = max(1, 2**21 // (box * box))
+        dy, dx = np.divmod(np.arange(box * box), box)
+        for start in range(0, len(group), chunk):
+            part = group[start : start + chunk]
+            a, b, c = (corners[part, i][:, None, :] for i in range(3))
+            p = low[part][:, None, :] + np.stack([dx, dy], axis=-1)[None]
+            area = _cross(b - a, c - a)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                wa, wb = _cross(b - p, c - p) / area, _cross(c - p, a - p) / area
+            wc = 1 - wa - wb
+            inside = (wa >= -1e-9) & (wb >= -1e-9) & (wc >= -1e-9) & (p <= high[part][:, None, :]).all(axis=-1)
+            f, o = np.nonzero(inside)
+            weights = np.stack([wa[f, o], wb[f, o], wc[f, o]], axis=-1)
+            yield p[f, o, 1] * size + p[f, o, 0], part[f], weights
 
 
 def silhouette_iou(

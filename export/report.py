@@ -20,9 +20,10 @@ from jaxtyping import UInt8
 
 from headlift.export.clean import simplify
 from headlift.export.files import write_text
-from headlift.export.formats import METRES_PER_UNIT, glb_bytes
+from headlift.export.gltf import glb_bytes
 from headlift.export.images import crop_overlay, jpeg_bytes, png_bytes, pose_overlay, shrink
 from headlift.export.mesh import Mesh
+from headlift.export.placement import Placement
 from headlift.values import Crop, Step, Verdict
 
 VIEWER_FACES = 150_000
@@ -49,7 +50,7 @@ class Report:
     normals: UInt8[np.ndarray, "nh nw 3"] | None = None
     """The normal map, from the photo's camera."""
     mesh: Mesh | None = None
-    metres_per_unit: float = METRES_PER_UNIT
+    placement: Placement = field(default_factory=Placement)
     history: Sequence[Step] = ()
     """All steps of the optimisation with their losses."""
     reason: str = ""
@@ -164,7 +165,7 @@ def _wide(picture: UInt8[np.ndarray, "h w 3"] | None, caption: str) -> str:
 def _viewer(report: Report) -> str:
     if report.mesh is None:
         return ""
-    glb = glb_bytes(simplify(report.mesh, VIEWER_FACES), report.metres_per_unit)
+    glb = glb_bytes(simplify(report.mesh, VIEWER_FACES), report.placement)
     return (
         "<model-viewer id='head' camera-controls touch-action='pan-y' interaction-prompt='none' "
         "camera-orbit='0deg 90deg 85%' field-of-view='20deg' min-field-of-view='4deg' max-field-of-view='40deg' "
