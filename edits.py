@@ -8,27 +8,44 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from headlift.config import EditConfig
 from headlift.device import find_device
+from headlift.editing.carry import (
+    change_inside_and_outside,
+    goal_of_colour,
+    goal_of_edit,
+    goal_of_paint,
+    reach,
+)
 from headlift.editing.directions import Directions, load_directions
-from headlift.editing.edit import blend, edit, mix, parse_amounts, parse_layers, truncated
+from headlift.editing.edit import blend, edit, mix, moved_generator, parse_amounts, parse_layers, truncated
 from headlift.editing.identity import Drift, identity_drift, in_words, to_json
+from headlift.editing.paste import into_photo
+from headlift.editing.regions import Region, check_name, named_region, painted_region
 from headlift.editing.sheets import before_after, frames_between, strip, there_and_back
+from headlift.eg3d.generator import Generator
 from headlift.errors import ConfigError
 from headlift.export.files import refuse_existing, write_text
 from headlift.export.images import write_png
 from headlift.export.paths import sway
 from headlift.export.video import write_video
 from headlift.head import Head, load_base, load_head, write_head
+from headlift.invert.follow import follow
 from headlift.invert.perceptual import load_distance
+from headlift.photo import read_photo
 from headlift.pose_estimation import mediapipe_models
+from headlift.pose_estimation.crop import cut, to_tensor
 from headlift.values import Step
 from headlift.weights import file_sha256
 
 HEAD = "head.safetensors"
 STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
-"""Of the strip, where the edit can be turned round; half of the last frames of a video otherwise."""
+"""Of the strip, in the amounts that were asked for, where the edit can be turned round."""
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Of the strip otherwise: parts of the way to the edited head."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +85,16 @@ def edit_head(
     before = load_head(head_file(path), config.weights, find_device(config.device))
     others = {name: other_head(given, before, config) for name, given in others_of(config).items()}
     directions = load_directions(config.directions, before.base_sha256) if config.move else None
+    photo = read_photo(config.into_photo) if config.into_photo else None
+    painted = painted_crop(config.paint, before) if config.paint else None
+    region = region_of(before, config)
     after = apply(before, config, directions, others)
+    after = in_region(before, after, region, painted, config, on_step)
     drift = measure(before, after, config, directions)
     about = provenance(path, config, directions, before, drift)
+    if region is not None:
+        inside, outside = change_inside_and_outside(before, after, region, before.camera)
+        about["mean_change"] = {"inside": round(inside, 5), "outside": round(outside, 5)}
     after = replace(after, edits=(*before.edits, about))
     base = load_base(path, before.base_name, before.base_sha256, before.ws.device)
     write_head(files[0], after, base)
@@ -78,19 +102,35 @@ def edit_head(
     write_png(files[1], before_after(before, after, caption))
     write_png(files[2], strip(strip_rows(before, after, config, directions), before.camera))
     write_text(files[3], json.dumps(about, indent=2) + "\n")
+    if photo is not None:
+        write_png(out / "photo.png", into_photo(photo, before.similarity, before, after).photo)
     if config.video:
-        write_sweep(files[-1], before, after, config, on_step)
+        write_sweep(out / "sweep.mp4", before, after, config, on_step)
     return Edited(before, after, drift, files)
 
 
 def check(config: EditConfig) -> None:
     """Raises ConfigError for settings that ask for nothing, or contradict one another."""
-    if not (config.move or config.mix or config.towards or config.truncation != 1):
+    moves = bool(config.move or config.mix or config.towards or config.truncation != 1)
+    named = config.region is not None or config.region_mask is not None
+    if named and not moves and config.color is None:
+        raise ConfigError("--region says where; say with --move, --mix, --towards or --color what shall change there")
+    if not (moves or config.color or config.paint):
         raise ConfigError(
-            "nothing to do: ask for --move NAME=AMOUNT, --truncation, --mix HEAD or --towards HEAD "
+            "nothing to do: ask for --move NAME=AMOUNT, --truncation, --mix HEAD, --towards HEAD, --color or --paint "
             "(headlift directions list shows the names)"
         )
     parse_amounts(config.move)
+    if config.region is not None and config.region_mask is not None:
+        raise ConfigError("--region and --region-mask both say where; give one of them")
+    if config.region is not None:
+        check_name(config.region)
+    if config.color is not None:
+        parse_colour(config.color)
+        if not named:
+            raise ConfigError("--color needs a place: --region hair, for one, or --region-mask PICTURE")
+    if config.steps < 1:
+        raise ConfigError(f"--steps {config.steps}: a region needs at least one tuning step")
     if config.layers is not None and not config.move and config.truncation == 1:
         raise ConfigError("--layers says which layers --move and --truncation change; neither is asked for")
     if config.frames < 2 or config.fps < 1:
@@ -137,18 +177,77 @@ def apply(head: Head, config: EditConfig, directions: Directions | None, others:
     return head
 
 
+def region_of(head: Head, config: EditConfig) -> Region | None:
+    """The part of the head that is named or painted, if one is."""
+    if config.region is not None:
+        return named_region(config.region, head, mediapipe_models.face_mesh)
+    if config.region_mask is not None:
+        return painted_region((to_tensor(read_photo(config.region_mask)).mean(1, keepdim=True) + 1) / 2, head)
+    return None
+
+
+def painted_crop(path: Path, head: Head) -> Tensor:
+    """The crop of a painted picture: the picture itself where it has the crop's size, else a photo that is cut."""
+    picture = read_photo(path)
+    if picture.shape != head.image.shape:
+        picture = cut(picture, head.similarity, head.image.shape[0])
+    return to_tensor(picture)
+
+
+def in_region(
+    before: Head,
+    after: Head,
+    region: Region | None,
+    painted: Tensor | None,
+    config: EditConfig,
+    on_step: Callable[[Step], None],
+) -> Head:
+    """What was asked for a region: the edit held to it, its colour, and what was painted; each takes a short tuning."""
+    distance = load_distance("builtin", "tuning", before.ws.device)
+    whole = before.generator.spec.render.white_background and config.region == "hair"
+    head = after
+    if region is not None:
+        head = before
+        if after is not before:
+            goal = goal_of_edit(before, after, region, whole)
+            head = follow(reach(before, goal, distance, config.steps, config.seed), on_step)
+        if config.color is not None:
+            colour = torch.tensor(parse_colour(config.color)) * 2 - 1
+            goal = goal_of_colour(head, region, colour, config.color_strength, whole)
+            head = follow(reach(head, goal, distance, config.steps, config.seed), on_step)
+    if painted is not None:
+        goal = goal_of_paint(head, to_tensor(before.image), painted)
+        head = follow(reach(head, goal, distance, config.steps, config.seed), on_step)
+    return head
+
+
+def parse_colour(text: str) -> tuple[float, float, float]:
+    """#rrggbb as shares of red, green and blue. Raises ConfigError for anything else."""
+    digits = text.removeprefix("#")
+    try:
+        red, green, blue = bytes.fromhex(digits)
+    except ValueError:
+        raise ConfigError(f"{text!r} is no colour; write it as #rrggbb, such as #a03020") from None
+    return red / 255, green / 255, blue / 255
+
+
 def measure(before: Head, after: Head, config: EditConfig, directions: Directions | None) -> tuple[Drift, ...]:
     """Identity drift; what moves along directions are meant to do to a face's shape is taken off."""
     distance = load_distance("builtin", "tuning", before.ws.device)
     variant = None
-    if directions is not None and not others_of(config) and config.truncation == 1:
+    if directions is not None and only_moves(config):
         layers = None if config.layers is None else parse_layers(config.layers, before.generator.num_ws)
 
-        def variant(generator: Any, ws: Any) -> Any:
-            moved = edit(replace(before, generator=generator, ws=ws), directions, parse_amounts(config.move), layers)
-            return moved.generator, moved.ws
+        def variant(generator: Generator, ws: Tensor) -> tuple[Generator, Tensor]:
+            return moved_generator(generator, ws, directions, parse_amounts(config.move), layers)
 
     return identity_drift(before, after, distance, mediapipe_models.face_mesh, None, variant, config.seed)
+
+
+def only_moves(config: EditConfig) -> bool:
+    """Whether the edit is nothing but a sum of moves, which can be turned round and told apart."""
+    regional = config.region or config.region_mask or config.color or config.paint
+    return not (others_of(config) or config.truncation != 1 or regional)
 
 
 def strip_rows(
@@ -159,7 +258,7 @@ def strip_rows(
     Other edits have one row, from the head to the edited one.
     """
     amounts = parse_amounts(config.move)
-    if directions is None or others_of(config) or config.truncation != 1:
+    if directions is None or not only_moves(config):
         return [[(f"{100 * share:.0f} %", blend(before, after, share)) for share in SHARES]]
     layers = None if config.layers is None else parse_layers(config.layers, before.generator.num_ws)
     rows = [
@@ -190,6 +289,10 @@ def summary(config: EditConfig) -> str:
     parts += [f"truncation {config.truncation:g}"] if config.truncation != 1 else []
     parts += [f"layers {config.mix_layers or 'of the second half'} of {config.mix.name}"] if config.mix else []
     parts += [f"{100 * config.share:.0f} % of the way to {config.towards.name}"] if config.towards else []
+    parts += [f"colour {config.color}"] if config.color else []
+    parts += [f"in the {config.region} only"] if config.region else []
+    parts += [f"inside {config.region_mask.name} only"] if config.region_mask else []
+    parts += [f"painted as in {config.paint.name}"] if config.paint else []
     return ", ".join(parts)
 
 
@@ -203,6 +306,9 @@ def provenance(
         "move": parse_amounts(config.move),
         "layers": config.layers,
         "truncation": config.truncation,
+        "region": config.region,
+        "color": config.color,
+        "color_strength": config.color_strength if config.color else None,
     }
     if directions is not None:
         about["directions"] = {
@@ -217,5 +323,8 @@ def provenance(
         about["mix"]["layers"] = config.mix_layers
     if config.towards:
         about["towards"]["share"] = config.share
+    for name, picture in (("region_mask", config.region_mask), ("paint", config.paint)):
+        if picture is not None:
+            about[name] = {"file": picture.name, "sha256": file_sha256(picture)}
     about["identity_drift"] = to_json(drift)
     return {key: value for key, value in about.items() if value not in (None, {})}

@@ -141,10 +141,12 @@ def blend(subject: S, other: Subject, share: float) -> S:
 def check_same_base(subject: Subject, other: Subject) -> None:
     """Raises ConfigError when two heads were not tuned from the same generator."""
     one, two = (getattr(head, "base_sha256", None) for head in (subject, other))
-    if subject.generator.spec != other.generator.spec or (one and two and one != two):
+    first, second = subject.generator, other.generator
+    parts_differ = first is not second and first.state_dict().keys() != second.state_dict().keys()
+    if first.spec != second.spec or parts_differ or (one and two and one != two):
         raise ConfigError(
             "the two heads were tuned from different generators: nothing in one's latent space means the same in the "
-            "other's. Reconstruct both photos with the same --weights."
+            "other's. Reconstruct both photos with the same --weights and --method."
         )
 
 

@@ -1,0 +1,120 @@
+"""The edited head back in the photo that it came from, through the similarity that cut the crop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from headlift.editing.edit import Subject
+from headlift.editing.regions import soften
+from headlift.export.images import to_uint8
+from headlift.pose_estimation.crop import cut, inside_photo, paste_back, to_tensor
+from headlift.values import Similarity
+
+LARGEST = 1024
+"""Side of the crop in which the edit is laid over, pixels at most."""
+UNCHANGED, CHANGED = 0.04, 0.12
+"""Changes of colour, in [-1, 1], from which on a pixel begins to be replaced, and is replaced altogether."""
+FEATHER = 0.015
+"""Width of the soft edge, in crops."""
+TONE = 0.03
+"""Coarser than this, in crops, the photo's own tones stay."""
+BORDER = 0.03
+"""The crop's border is never touched; its width in crops."""
+
+
+@dataclass(frozen=True)
+class Pasted:
+    """A photo with an edited head in it."""
+
+    photo: UInt8[np.ndarray, "h w 3"]
+    crop: UInt8[np.ndarray, "s s 3"]
+    """What was laid over."""
+    mask: Float[np.ndarray, "s s"]
+    """How much of it: 0 leaves the photo bit for bit as it was."""
+
+
+@torch.no_grad()
+def into_photo(photo: UInt8[np.ndarray, "h w 3"], similarity: Similarity, before: Subject, after: Subject) -> Pasted:
+    """Lay over the photo what the edit has changed as the photo's camera sees it.
+
+    Where the edit changes little, its difference is added to the photo, which keeps the photo's detail; where it
+    changes much, the render replaces the photo, in the photo's own tones (what the photo has over the unedited render
+    at coarse scales is added). Priors on white know the head's outline: beyond it the photo's background shows, and
+    where the edited head has become narrower, the background round it is drawn in. Pixels outside the mask stay.
+    """
+    side = int(min(LARGEST, max(64, round(1 / similarity.scale))))
+    whole = to_tensor(cut(photo, similarity, side)).to(before.ws)
+    (was, was_alpha), (now, now_alpha) = (_shown(head, before, side) for head in (before, after))
+    difference = (now - was).abs().amax(1, keepdim=True)
+    near = soften(difference, FEATHER / 2)
+    share = ((near - UNCHANGED) / (CHANGED - UNCHANGED)).clamp(0, 1)
+    mask = soften(F.max_pool2d(share, 2 * _pixels(FEATHER, side) + 1, 1, _pixels(FEATHER, side)), FEATHER)
+    mask = (
+        _cut_off(mask)
+        * _inner(side, before.ws)
+        * torch.from_numpy(inside_photo((photo.shape[0], photo.shape[1]), similarity, side)).to(before.ws)
+    )
+
+    ground = whole
+    if before.generator.spec.render.white_background:
+        ground = _filled(whole, (was_alpha > 0.02).to(whole))
+        was, now = (image - (1 - alpha) * (1 - ground) for image, alpha in ((was, was_alpha), (now, now_alpha)))
+    over_head = was_alpha.clamp_min(1e-3)
+    tone = soften_channels((whole - was) * over_head, TONE) / soften(over_head, TONE)
+    kept = whole + (now - was)
+    replaced = now + tone * now_alpha
+    gone = (was_alpha - now_alpha).clamp(0, 1)
+    laid = kept + share * (replaced - kept)
+    laid = laid + soften(gone, 0.004).clamp(0, 1) * (ground - laid)
+    crop, cover = to_uint8(laid), mask[0, 0].double().cpu().numpy()
+    return Pasted(paste_back(photo, crop, similarity, cover), crop, cover)
+
+
+def soften_channels(image: Float[Tensor, "1 c s s"], sigma: float) -> Float[Tensor, "1 c s s"]:
+    """`soften` for each channel."""
+    return torch.cat([soften(image[:, i : i + 1], sigma) for i in range(image.shape[1])], dim=1)
+
+
+def _shown(head: Subject, before: Subject, side: int) -> tuple[Tensor, Tensor]:
+    """A head at the photo's camera, `side` pixels, and its opacity (1 everywhere for priors with a background)."""
+    out = head.generator.render(head.generator.planes(head.ws), head.ws, before.camera)
+    size = (side, side)
+    image = F.interpolate(out.image.clamp(-1, 1), size=size, mode="bicubic", align_corners=False).clamp(-1, 1)
+    if not head.generator.spec.render.white_background:
+        return image, torch.ones_like(image[:, :1])
+    return image, F.interpolate(out.alpha, size=size, mode="bilinear", align_corners=False).clamp(0, 1)
+
+
+def _filled(image: Float[Tensor, "1 3 s s"], hole: Float[Tensor, "1 1 s s"]) -> Float[Tensor, "1 3 s s"]:
+    """The picture with a hole drawn in from its rim: at each scale the mean of what is known nearby, fine first."""
+    known = 1 - hole
+    result, done = image * known, known
+    for sigma in (0.01, 0.03, 0.1, 0.3):
+        weight = soften(known, sigma)
+        guess = soften_channels(image * known, sigma) / weight.clamp_min(1e-6)
+        sure = (weight / 0.05).clamp(0, 1) * (1 - done)
+        result, done = result + sure * guess, done + sure
+    return result + (1 - done) * image
+
+
+def _cut_off(mask: Tensor) -> Tensor:
+    """Small shares count as none."""
+    return ((mask - 0.02) / 0.98).clamp(0, 1)
+
+
+def _inner(side: int, like: Tensor) -> Float[Tensor, "1 1 s s"]:
+    """0 on the crop's border, 1 further in."""
+    at = torch.arange(side, device=like.device, dtype=like.dtype) + 0.5
+    edge = torch.minimum(at, side - at) / side
+    ramp = ((edge - BORDER) / BORDER).clamp(0, 1)
+    return torch.minimum(ramp[:, None], ramp[None])[None, None]
+
+
+def _pixels(width: float, side: int) -> int:
+    return max(1, round(width * side))
