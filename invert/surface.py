@@ -25,7 +25,7 @@ from headlift.invert.result import Target
 from headlift.invert.warp import pixel_centres, sample, steps
 from headlift.values import Camera
 
-SURE = 0.01
+SURE = 0.03
 """Guesses with at most this spread count fully, world units; beyond it their weight falls with the square."""
 CONTOUR = 0.03
 """Where neighbouring pixels differ by more, the surface is a guess, world units."""

@@ -11,6 +11,7 @@ as those of photos are. Heads 2800 to 2999 are left out and measured at the end.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
@@ -23,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headlift.invert.depth_net import SIDE, WIDTHS, DepthGuess, DepthNet
+from headlift.invert.depth_net import SIDE, WIDTHS, DepthGuess, DepthNet, load_depth_net
 from headlift.prior.dataset import DEPTH_UNIT, read_depths
 from headlift.prior.heads import HELD_OUT, read_heads
 from headlift.prior.perceptual import photograph
@@ -113,12 +114,14 @@ def train(
     batch: int = 16,
     lr: float = 2e-3,
     seed: int = 0,
+    start: DepthNet | None = None,
 ) -> DepthNet:
-    """Train for so many minutes; the running mean of the weights is given back."""
+    """Train for so many minutes, from random weights or from `start`; the running mean of the weights is given back."""
     rng = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    net = DepthNet().to(memory_format=torch.channels_last)
-    mean = DepthNet().requires_grad_(False)
+    net = DepthNet() if start is None else copy.deepcopy(start).requires_grad_()
+    net.to(memory_format=torch.channels_last)
+    mean = copy.deepcopy(net).requires_grad_(False)
     optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
     began, step, shown = time.monotonic(), 0, 0.0
     while (share := (time.monotonic() - began) / (60 * minutes)) < 1:
@@ -150,13 +153,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / "depth.safetensors")
     parser.add_argument("--cache", type=Path, help="file that keeps the decoded pictures")
     parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--go-on", action="store_true", help="start from the network that is shipped")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pictures, depth, owner = read_pictures(arguments.heads, arguments.depths, arguments.cache)
     held_out = (owner >= HELD_OUT.start) & (owner < HELD_OUT.stop)
     print(f"{len(pictures)} pictures, {int(held_out.sum())} of them held out", flush=True)
-    net = train(pictures[~held_out], depth[~held_out], arguments.minutes)
+    start = load_depth_net() if arguments.go_on else None
+    learn = ~held_out
+    net = train(pictures[learn], depth[learn], arguments.minutes, lr=arguments.lr, seed=arguments.seed, start=start)
     found = measure(net, pictures[held_out], depth[held_out])
     print(f"held out: {found['error']:.4f} units, {found['after_shift']:.4f} after the best shift")
     about = {
