@@ -10,6 +10,7 @@ from headlift.errors import ConfigError
 from headlift.invert.codes import w, w_plus
 from headlift.invert.guarded import guarded
 from headlift.invert.hfgi3d import hfgi3d
+from headlift.invert.in_n_out import in_n_out
 from headlift.invert.multi import multi
 from headlift.invert.pose import pose
 from headlift.invert.pti import pti
@@ -27,6 +28,7 @@ METHODS: Mapping[str, Method] = {
     "pose": pose,
     "spi": spi,
     "hfgi3d": hfgi3d,
+    "in-n-out": in_n_out,
     "multi": multi,
 }
 """Every method by the name that it has in settings and at the command line."""
@@ -96,6 +98,7 @@ def check(config: InversionConfig, photos: int) -> None:
         ("tuning.steps", config.tuning.steps),
         ("tuning.side_views", config.tuning.side_views),
         ("hfgi3d.steps", config.hfgi3d.steps),
+        ("in_n_out.steps", config.in_n_out.steps),
     ):
         if value < 0:
             raise ConfigError(f"{name} is {value}, but must not be negative")
@@ -105,6 +108,9 @@ def check(config: InversionConfig, photos: int) -> None:
         ("spi.neighbours", config.spi.neighbours),
         ("spi.region", config.spi.region),
         ("hfgi3d.views", config.hfgi3d.views),
+        ("in_n_out.channels", config.in_n_out.channels),
+        ("in_n_out.resolution", config.in_n_out.resolution),
+        ("in_n_out.hidden", config.in_n_out.hidden),
     ):
         if value < 1:
             raise ConfigError(f"{name} is {value}, but must be at least 1")

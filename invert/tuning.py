@@ -8,7 +8,7 @@ add terms of their own.
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,6 +83,7 @@ def tune(
     stage: str = STAGE,
     history: Sequence[Step] | None = None,
     carried: Mapping[str, Tensor] | None = None,
+    chosen: Callable[[Eg3d], dict[str, torch.nn.Parameter]] = tunable,
 ) -> Generator[Step, None, Tuned]:
     """Tune a copy of the pivot's generator to show every photo at the pivot's code and cameras; yields each step.
 
@@ -93,6 +94,7 @@ def tune(
         stage: the name under which steps and states go.
         history: the steps before this stage, if not the pivot's.
         carried: tensors that later steps of the method need, kept in the states.
+        chosen: the parameters that move.
     """
     if pivot.stopped:
         return untuned(pivot, pivot.stopped, stopped=True)
@@ -100,7 +102,7 @@ def tune(
     resume = task.resumed(stage)
     steps = list(resume.history if resume else pivot.history if history is None else history)
     generator = copy.deepcopy(base)
-    parameters = tunable(generator)
+    parameters = chosen(generator)
     for parameter in parameters.values():
         parameter.requires_grad_()
     rate = options.lr * (calibrated_gain(base) if options.lr_gain is None else options.lr_gain)

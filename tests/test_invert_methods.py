@@ -57,6 +57,7 @@ def short(method: Method, latent: int = 3, tuning: int = 3) -> InversionConfig:
         tuning=replace(config.tuning, steps=tuning, lr_gain=1.0, stop=0.0, side_views=1),
         spi=replace(config.spi, every=2, neighbours=1, region=4),
         hfgi3d=replace(config.hfgi3d, steps=3, views=2),
+        in_n_out=replace(config.in_n_out, steps=3, channels=3, resolution=8, hidden=4),
         camera=replace(config.camera, preheat=0.5 if method == "pose" else 0.0),
         preview_every=0,
         keep_every=2,
@@ -71,6 +72,7 @@ STAGES = {
     "pose": ["latent", "tuning"],
     "spi": ["latent", "tuning"],
     "hfgi3d": ["latent", "tuning", "views"],
+    "in-n-out": ["latent", "tuning", "superres"],
     "multi": ["latent", "tuning"],
 }
 
