@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
-from tyro.conf import OmitSubcommandPrefixes, Positional, arg, subcommand
+from tyro.conf import OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
 from headlift.config import (
     AppConfig,
@@ -106,6 +106,13 @@ class Export:
     """Replace files that are already there."""
     quiet: bool = False
     """No progress; errors are still shown."""
+    mesh: UseAppendAction[tuple[Path, ...]] = ()
+    """A mesh file to write (.glb, .ply, .obj, .stl, .usdz), with a texture unless --mesh.no-texture;
+    may be repeated."""
+    up: Literal["y", "z"] | None = None
+    """The axis of the mesh that points up; without it that of its format."""
+    scale: float | None = None
+    """Enlarge the mesh by this factor; at 1 it is life-size, in metres (STL: millimetres)."""
     settings: Annotated[ExportConfig, arg(name="")] = field(default_factory=ExportConfig)
 
 
@@ -494,15 +501,30 @@ def run_generate(verb: Generate) -> int:
 
 
 def run_export(verb: Export) -> int:
+    from headlift.export.clean import Quality
     from headlift.outputs import export_head
     from headlift.progress import StepProgress
 
+    told: list[Quality] = []
     with StepProgress(verb.quiet) as progress:
-        written = export_head(verb.head, verb.out, verb.settings, verb.overwrite, progress.show)
+        written = export_head(verb.head, verb.out, export_settings(verb), verb.overwrite, progress.show, told.append)
     if not verb.quiet:
         for path in written:
             show(str(path))
+        for line in [line for quality in told for line in quality.lines()]:
+            show(line)
     return 0
+
+
+def export_settings(verb: Export) -> ExportConfig:
+    """The settings with what the short flags say."""
+    settings = verb.settings
+    mesh = replace(
+        settings.mesh,
+        up=verb.up or settings.mesh.up,
+        scale=settings.mesh.scale if verb.scale is None else verb.scale,
+    )
+    return replace(settings, meshes=(*settings.meshes, *(str(path) for path in verb.mesh)), mesh=mesh)
 
 
 def run_edit(verb: Edit) -> int:

@@ -21,6 +21,7 @@ from headlift.export.files import refuse_existing
 from headlift.export.formats import write_mesh
 from headlift.export.head_mesh import extract_mesh
 from headlift.export.images import grid, to_uint8, write_png
+from headlift.export.placement import Placement
 from headlift.export.video import write_video
 from headlift.export.views import orbit_cameras
 from headlift.values import Camera, Step
@@ -133,7 +134,8 @@ def generate_into(
         with torch.no_grad():
             mesh = extract_mesh(generator, generator.planes(ws), ws, config.mesh)
         for suffix in config.meshes:
-            write_mesh(mesh, folder / f"seed{seed:04d}.{suffix}", config.mesh.metres_per_unit)
+            placement = Placement.of(config.mesh, mesh.vertices)
+            write_mesh(mesh, folder / f"seed{seed:04d}.{suffix}", placement, unlit=config.mesh.unlit)
         on_step(Step("meshes", i + 1, len(seeds)))
     if mixed:
         looks = codes_of_seeds(generator, mixed, config.truncation, config.truncation_cutoff)

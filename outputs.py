@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from headlift.config import ExportConfig, ReconstructConfig, VideoConfig, to_table
+from headlift import __version__
+from headlift.config import ExportConfig, MeshConfig, ReconstructConfig, VideoConfig, to_table
 from headlift.device import find_device
 from headlift.eg3d.generator import Generator
 from headlift.errors import ConfigError
+from headlift.export.clean import Quality, quality
 from headlift.export.files import refuse_existing, write_text
 from headlift.export.formats import SUFFIXES as MESH_SUFFIXES
-from headlift.export.formats import write_mesh
+from headlift.export.formats import companions, write_mesh
 from headlift.export.head_mesh import extract_mesh
 from headlift.export.images import (
     depth_in_color,
@@ -29,11 +32,15 @@ from headlift.export.images import (
     views_grid,
     write_png,
 )
-from headlift.export.paths import path_cameras, read_cameras
+from headlift.export.mesh import Mesh
+from headlift.export.paths import path_cameras, read_cameras, write_cameras
+from headlift.export.placement import Placement
 from headlift.export.report import Report, write_report
+from headlift.export.splats import write_splats
+from headlift.export.texture import Photo
 from headlift.export.video import SUFFIXES as VIDEO_SUFFIXES
 from headlift.export.video import render_path, write_video
-from headlift.head import load_head, save_head
+from headlift.head import Head, load_head, save_head, without_outer
 from headlift.pipeline import Reconstruction
 from headlift.poses import OVERLAY_SIDE, camera_json
 from headlift.values import Camera, Crop, Step
@@ -58,15 +65,22 @@ def write_results(
     save_head(out / HEAD, inversion, result.base, result.base_sha256, result.crop, config)
     refined = replace(result.crop, camera=inversion.camera.to("cpu"))
     write_text(out / "camera.json", camera_json(refined))
+    placement = Placement.of(config.mesh, result.mesh.vertices)
     for suffix in config.mesh_formats:
-        write_mesh(result.mesh, out / f"mesh.{suffix}", config.mesh.metres_per_unit, {"photo": refined.camera})
+        write_mesh(
+            result.mesh,
+            out / f"mesh.{suffix}",
+            placement,
+            {"photo": refined.camera},
+            config.mesh.unlit,
+            provenance(config.weights, result.base_sha256),
+        )
     generator, planes, ws = inversion.generator, result.planes, inversion.ws
     with torch.no_grad():
         seen = generator.render(planes, ws, inversion.camera)
         views = views_grid(generator, planes, ws)
         write_png(out / "views.png", views)
         write_turntable(out / "turntable.mp4", generator, planes, ws, path_cameras(config.video), config.video, on_step)
-    licence = "Apache-2.0" if config.weights == "embedded" else "that of its weights"
     report = Report(
         name=name,
         photo=result.photo,
@@ -77,13 +91,16 @@ def write_results(
         depth=depth_in_color(seen.depth, seen.alpha),
         normals=normal_map(seen.depth, seen.alpha, inversion.camera),
         mesh=result.mesh,
-        metres_per_unit=config.mesh.metres_per_unit,
+        placement=placement,
         history=inversion.history,
         reason=inversion.reason,
         metrics=dict(inversion.metrics),
         seconds=dict(result.seconds),
         settings=to_table(config),
-        facts={"generator": f"{config.weights} ({result.base_sha256[:12]})", "licence of the result": licence},
+        facts={
+            "generator": f"{config.weights} ({result.base_sha256[:12]})",
+            "licence of the result": licence(config.weights),
+        },
     )
     write_report(out / "report.html", report)
 
@@ -114,37 +131,55 @@ def export_head(
     config: ExportConfig,
     overwrite: bool = False,
     on_step: Callable[[Step], None] = lambda step: None,
+    on_quality: Callable[[Quality], None] = lambda quality: None,
 ) -> list[Path]:
     """Write files from a head (a head file or a run folder), by default beside it; returns them.
+
+    `on_quality` is told of what can be said about the mesh, when there is one.
 
     Raises:
         ConfigError: nothing or an unknown format was asked for.
         HeadFileError: the head cannot be read or its base is missing.
+        MeshError: the head has no surface.
         OutputError: files are in the way and `overwrite` was not asked for, or the place cannot be written.
     """
-    check_formats(config.meshes, MESH_SUFFIXES, "mesh")
     check_formats(config.videos, VIDEO_SUFFIXES, "video")
     source = path / HEAD if path.is_dir() and (path / HEAD).exists() else path
     folder = out or source.parent
     moving = config.cameras.stem if config.cameras else config.video.path
-    meshes = [folder / f"mesh.{suffix}" for suffix in config.meshes]
+    meshes = [mesh_file(asked, folder) for asked in config.meshes]
+    beside = [file for mesh in meshes for file in companions(mesh, config.mesh.colors and config.mesh.texture)]
     videos = [folder / f"{moving}.{suffix}" for suffix in config.videos]
     views = [folder / "views.png"] if config.views else []
     maps = [folder / name for name in ("depth.png", "depth-color.png", "normals.png")] if config.maps else []
-    written = meshes + videos + views + maps
+    figures = [file for file in (config.splats, config.quality, config.cameras_out) if file is not None]
+    written = [*dict.fromkeys(meshes + beside + figures + videos + views + maps)]
     if not written:
-        raise ConfigError("nothing to write: ask for --meshes glb, --videos mp4, --views or --maps")
+        raise ConfigError("nothing to write: ask for --mesh FILE.glb, --meshes glb, --videos mp4, --views or --maps")
     refuse_existing(written, overwrite)
     cameras = read_cameras(config.cameras) if config.cameras else path_cameras(config.video)
 
     head = load_head(source, config.weights, find_device(config.device))
+    head = head if config.additions else without_outer(head)
     generator, ws = head.generator, head.ws
     with torch.no_grad():
         planes = generator.planes(ws)
-        if meshes:
-            mesh = extract_mesh(generator, planes, ws, config.mesh, head.camera)
+        if meshes or config.splats or config.quality:
+            on_step(Step("mesh", 0, 1))
+            mesh = head_mesh(head, planes, config.mesh)
+            placement = Placement.of(config.mesh, mesh.vertices)
+            about = provenance(head.base_name, head.base_sha256, head.edits)
             for target in meshes:
-                write_mesh(mesh, target, config.mesh.metres_per_unit, {"photo": head.camera.to("cpu")})
+                write_mesh(mesh, target, placement, {"photo": head.camera.to("cpu")}, config.mesh.unlit, about)
+            if config.splats:
+                write_splats(config.splats, mesh, placement.metres_per_unit)
+            found = quality(mesh, placement.metres_per_unit)
+            if config.quality:
+                write_text(config.quality, json.dumps(asdict(found), indent=1) + "\n")
+            on_quality(found)
+            on_step(Step("mesh", 1, 1))
+        if config.cameras_out:
+            write_cameras(config.cameras_out, cameras)
         for target in videos:
             write_turntable(target, generator, planes, ws, cameras, config.video, on_step)
         if views:
@@ -155,6 +190,48 @@ def export_head(
             write_png(maps[1], depth_in_color(seen.depth, seen.alpha))
             write_png(maps[2], normal_map(seen.depth, seen.alpha, head.camera))
     return written
+
+
+def head_mesh(head: Head, planes: Float[Tensor, "1 3 c p p"], config: MeshConfig) -> Mesh:
+    """The mesh of a head whose tri-planes are known; the photo is on its texture unless the head was edited since.
+
+    Raises:
+        MeshError: the head has no surface.
+    """
+    image = torch.from_numpy(np.array(head.image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    mask = torch.from_numpy(np.array(head.mask))[None, None].float() / 255
+    photo = None if head.edits else Photo(image, mask, head.camera.to("cpu"))
+    return extract_mesh(head.generator, planes, head.ws, config, head.camera, photo=photo)
+
+
+def mesh_file(asked: str, folder: Path) -> Path:
+    """The file that a format or a file's name stands for: `glb` is mesh.glb in the folder.
+
+    Raises:
+        ConfigError: headlift does not write this format.
+    """
+    path = Path(asked)
+    if not path.suffix:
+        check_formats((asked,), MESH_SUFFIXES, "mesh")
+        return folder / f"mesh.{asked}"
+    check_formats((path.suffix[1:].lower(),), MESH_SUFFIXES, "mesh")
+    return path
+
+
+def provenance(weights: str, sha256: str, edits: tuple[Mapping[str, object], ...] = ()) -> dict[str, object]:
+    """Where a mesh comes from, for the file itself: no name of a photo or of a folder."""
+    return {
+        "version": __version__,
+        "weights": Path(weights).name,
+        "weights_sha256": sha256,
+        "licence": licence(weights),
+        "edits": len(edits),
+    }
+
+
+def licence(weights: str) -> str:
+    """Of what a generator made."""
+    return "Apache-2.0" if weights == "embedded" else "that of its weights"
 
 
 def check_formats(asked: tuple[str, ...], known: tuple[str, ...], kind: str) -> None:

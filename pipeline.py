@@ -25,6 +25,7 @@ from headlift.errors import FaceError
 from headlift.evaluate.check import HeadCheck, check_head
 from headlift.export.head_mesh import extract_mesh
 from headlift.export.mesh import Mesh
+from headlift.export.texture import Photo
 from headlift.invert.follow import follow
 from headlift.invert.invert import check as check_inversion
 from headlift.invert.invert import invert
@@ -95,7 +96,8 @@ def reconstruct(
     clock.lap("inversion")
     with torch.no_grad():
         planes = inversion.generator.planes(inversion.ws)
-        mesh = extract_mesh(inversion.generator, planes, inversion.ws, config.mesh, inversion.camera)
+        photographed = Photo(crop.image, crop.mask, inversion.camera.to("cpu"))
+        mesh = extract_mesh(inversion.generator, planes, inversion.ws, config.mesh, photo=photographed)
     clock.lap("mesh")
     check = check_head(inversion, planes, frame)
     clock.lap("check")

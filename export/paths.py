@@ -118,9 +118,16 @@ def cameras_json(cameras: Camera, names: Sequence[str] | None = None) -> str:
     return f'{{"labels": [\n  {rows}\n ],\n "degrees": {json.dumps(angles)}}}\n'
 
 
+def cameras_csv(cameras: Camera) -> str:
+    """Cameras as CSV that `read_cameras` reads: 25 numbers a line, cam2world row by row and then the intrinsics."""
+    labels = cameras.label.detach().cpu().double().reshape(-1, 25).tolist()
+    return "".join(",".join(f"{value:.9g}" for value in label) + "\n" for label in labels)
+
+
 def write_cameras(path: Path | str, cameras: Camera, names: Sequence[str] | None = None) -> None:
-    """Write cameras as JSON. Raises OutputError when the place cannot be written."""
-    write_text(path, cameras_json(cameras, names))
+    """Write cameras as CSV or, with any other suffix, as JSON. Raises OutputError when the place cannot be written."""
+    csv_wanted = Path(path).suffix.lower() == ".csv"
+    write_text(path, cameras_csv(cameras) if csv_wanted else cameras_json(cameras, names))
 
 
 def _json_entries(path: Path, text: str) -> list[Any]:

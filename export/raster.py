@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from headlift.errors import MeshError
+from headlift.export.color import linear_to_srgb, srgb_to_linear
+from headlift.export.mesh import Mesh
 from headlift.values import Camera, RenderOutput
 
 
@@ -28,8 +31,7 @@ class Raster:
         """Values of the vertices, interpolated over the picture."""
         hit = self.face >= 0
         out = np.full((*self.face.shape, values.shape[1]), background, dtype=np.float64)
-        corners = values[faces[self.face[hit]]]
-        out[hit] = np.einsum("pk,pkc->pc", self.weights[hit], corners)
+        out[hit] = between(values, faces[self.face[hit]], self.weights[hit])
         return out
 
 
@@ -102,6 +104,51 @@ def covered(
             f, o = np.nonzero(inside)
             weights = np.stack([wa[f, o], wb[f, o], wc[f, o]], axis=-1)
             yield p[f, o, 1] * size + p[f, o, 0], part[f], weights
+
+
+def drawn(mesh: Mesh, camera: Camera, size: int, background: float = 1.0) -> Float[np.ndarray, "s s 3"]:
+    """A mesh as a camera (batch of one) sees it without any light: its own colours, sRGB in [0, 1].
+
+    Raises MeshError for a mesh without colours.
+    """
+    seen = rasterise(mesh.vertices, mesh.faces, camera, size)
+    picture = np.full((size, size, 3), background)
+    hit = seen.face >= 0
+    picture[hit] = linear_to_srgb(colors_at(mesh, seen.face[hit], seen.weights[hit]))
+    return picture
+
+
+def colors_at(mesh: Mesh, face: Int[np.ndarray, " p"], weights: Float[np.ndarray, "p 3"]) -> Float[np.ndarray, "p 3"]:
+    """Linear colours at points on triangles: the texture's, bilinear, or those of the vertices.
+
+    Raises MeshError for a mesh without colours.
+    """
+    if mesh.texture is None:
+        if mesh.colors is None:
+            raise MeshError("This mesh has no colours; extract it with colours.")
+        return between(mesh.colors, mesh.faces[face], weights)
+    image = mesh.texture.image
+    side = len(image)
+    place = between(mesh.texture.uv, mesh.texture.faces[face], weights) * side - 0.5
+    low = np.floor(place).astype(np.int64)
+    share = place - low
+    total = np.zeros((len(face), 3))
+    for dx in (0, 1):
+        for dy in (0, 1):
+            x, y = np.clip(low[:, 0] + dx, 0, side - 1), np.clip(low[:, 1] + dy, 0, side - 1)
+            weight = np.abs(1 - dx - share[:, 0]) * np.abs(1 - dy - share[:, 1])
+            total += weight[:, None] * srgb_to_linear(image[y, x] / 255.0)
+    return total
+
+
+def between(
+    values: Float[np.ndarray, "v c"], corners: Int[np.ndarray, "p 3"], weights: Float[np.ndarray, "p 3"]
+) -> Float[np.ndarray, "p c"]:
+    """Values of vertices at points between three of them."""
+    mixed = values[corners[:, 0]] * weights[:, :1]
+    for i in (1, 2):
+        mixed += values[corners[:, i]] * weights[:, i : i + 1]
+    return mixed
 
 
 def silhouette_iou(

@@ -23,7 +23,7 @@ from headlift.export.clean import edges
 from headlift.export.color import linear_to_srgb, srgb_to_linear
 from headlift.export.mesh import Mesh, Texture
 from headlift.export.paint import faded
-from headlift.export.raster import covered, rasterise
+from headlift.export.raster import between, covered, rasterise
 from headlift.values import Camera, RenderOutput
 
 SIZES = (256, 4096)
@@ -166,12 +166,12 @@ class _Paint:
             return base
         assert self.shift is not None
         shown, trust = self._photo(corners, weights)
-        return trust * shown + (1 - trust) * np.clip(base + _mix(self.shift, corners, weights), 0, 1)
+        return trust * shown + (1 - trust) * np.clip(base + between(self.shift, corners, weights), 0, 1)
 
     def _base(self, corners: Int[np.ndarray, "p 3"], weights: Float[np.ndarray, "p 3"]) -> Float[np.ndarray, "p 3"]:
         color, total = self._views(corners, weights)
-        share = _mix(self.share, corners, weights)
-        return (color + share * _mix(self.inside, corners, weights)) / np.maximum(total + share, 1e-12)
+        share = between(self.share, corners, weights)
+        return (color + share * between(self.inside, corners, weights)) / np.maximum(total + share, 1e-12)
 
     def _views(
         self, corners: Int[np.ndarray, "p 3"], weights: Float[np.ndarray, "p 3"]
@@ -179,8 +179,8 @@ class _Paint:
         """The sum of the views' colours by weight, and the sum of the weights."""
         color = np.zeros((len(corners), 3), dtype=np.float32)
         total = np.zeros((len(corners), 1), dtype=np.float32)
-        points = _mix(self.mesh.vertices, corners, weights)
-        trusts = _mix(self.weights, corners, weights)
+        points = between(self.mesh.vertices, corners, weights)
+        trusts = between(self.weights, corners, weights)
         for i, image in enumerate(self.images):
             some = np.flatnonzero(trusts[:, i] > 1e-4)
             if len(some) == 0:
@@ -199,9 +199,9 @@ class _Paint:
         assert self.photo is not None
         assert self.photo_weight is not None
         color = np.zeros((len(corners), 3), dtype=np.float32)
-        trust = _mix(self.photo_weight, corners, weights)
+        trust = between(self.photo_weight, corners, weights)
         some = np.flatnonzero(trust[:, 0] > 1e-3)
-        uv = _project(_mix(self.mesh.vertices, corners[some], weights[some]), self.photo.camera)
+        uv = _project(between(self.mesh.vertices, corners[some], weights[some]), self.photo.camera)
         color[some] = _look_up(self.photo.image, uv)
         trust[some] *= _look_up(self.photo.mask, uv, "zeros")
         return color, trust
@@ -278,16 +278,6 @@ def _sharpness(mesh: Mesh, camera: Camera, side: int) -> Float[np.ndarray, " v"]
 def _own(count: int) -> tuple[Int[np.ndarray, "v 3"], Float[np.ndarray, "v 3"]]:
     """The vertices themselves as points of the mesh."""
     return np.repeat(np.arange(count)[:, None], 3, axis=1), np.tile(np.float32([1, 0, 0]), (count, 1))
-
-
-def _mix(
-    values: Float[np.ndarray, "v c"], corners: Int[np.ndarray, "p 3"], weights: Float[np.ndarray, "p 3"]
-) -> Float[np.ndarray, "p c"]:
-    """Values of vertices at points between them."""
-    mixed = values[corners[:, 0]] * weights[:, :1]
-    for i in (1, 2):
-        mixed += values[corners[:, i]] * weights[:, i : i + 1]
-    return mixed
 
 
 def _project(points: Float[np.ndarray, "p 3"], camera: Camera) -> Float[np.ndarray, "p 2"]:

@@ -1,0 +1,178 @@
+"""Gaussian splats of a head, in the PLY that viewers of 3D Gaussian splatting read (Kerbl et al. 2023).
+
+The splats are flat discs on the surface of a coloured mesh. Coordinates are metres with y down and z away from the
+face's front, as scenes from photogrammetry have it and as viewers of splats expect; `mesh_to_world` in the file's
+comments leads back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from headlift.errors import MeshError
+from headlift.export.color import linear_to_srgb
+from headlift.export.files import write_bytes
+from headlift.export.mesh import Mesh
+from headlift.export.placement import METRES_PER_UNIT
+from headlift.export.raster import between, colors_at
+from headlift.values import Camera
+
+SH_ZERO = 0.28209479177387814
+"""The constant spherical harmonic: colour = 0.5 + SH_ZERO * f_dc."""
+_OPACITY = 0.98
+_THICKNESS = 0.1
+"""Of a disc, as a fraction of its radius."""
+_Y_DOWN = np.diag([1.0, -1.0, -1.0])
+
+
+@dataclass(frozen=True)
+class Splats:
+    """Gaussians in EG3D's world, world units."""
+
+    means: Float[np.ndarray, "n 3"]
+    normals: Float[np.ndarray, "n 3"]
+    """The short axis of each."""
+    quaternions: Float[np.ndarray, "n 4"]
+    """w, x, y, z: turns the z axis onto the normal."""
+    scales: Float[np.ndarray, "n 3"]
+    """Standard deviations along the turned axes."""
+    colors: Float[np.ndarray, "n 3"]
+    """sRGB in [0, 1]: splats are blended as they are shown."""
+    opacities: Float[np.ndarray, " n"]
+
+
+def splats_on(mesh: Mesh, count: int = 150_000, seed: int = 0) -> Splats:
+    """`count` splats spread evenly over a coloured mesh, by area, each as wide as its share of the surface.
+
+    Raises MeshError for a mesh without colours.
+    """
+    if mesh.colors is None:
+        raise MeshError("Splats need colours, and this mesh has none; leave out --mesh.no-colors.")
+    rng = np.random.default_rng(seed)
+    corners = mesh.vertices[mesh.faces].astype(np.float64)
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
+    # Stratified along the running sum of the areas: neighbours in it lie on the same or on neighbouring triangles.
+    places = (np.arange(count) + rng.random(count)) / count * area.sum()
+    face = np.searchsorted(np.cumsum(area), places).clip(max=len(area) - 1)
+    root, along = np.sqrt(rng.random(count)), rng.random(count)
+    weights = np.stack([1 - root, root * (1 - along), root * along], axis=1)
+    normals = between(mesh.normals, mesh.faces[face], weights)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
+    radius = 0.75 * np.sqrt(area.sum() / count)
+    return Splats(
+        means=between(mesh.vertices, mesh.faces[face], weights),
+        normals=normals,
+        quaternions=_onto(normals),
+        scales=np.tile([radius, radius, _THICKNESS * radius], (count, 1)),
+        colors=linear_to_srgb(colors_at(mesh, face, weights)),
+        opacities=np.full(count, _OPACITY),
+    )
+
+
+def splat_ply_bytes(splats: Splats, metres_per_unit: float = METRES_PER_UNIT) -> bytes:
+    """The standard fields: positions, normals, f_dc (colour), opacity (logit), scale (logarithm), rot (w, x, y, z)."""
+    turned = _multiply(np.array([0.0, 1.0, 0.0, 0.0]), splats.quaternions)  # half a turn about x: y and z down
+    columns = {
+        **_named("", ("x", "y", "z"), splats.means @ _Y_DOWN * metres_per_unit),
+        **_named("", ("nx", "ny", "nz"), splats.normals @ _Y_DOWN),
+        **_named("f_dc_", "012", (splats.colors - 0.5) / SH_ZERO),
+        "opacity": np.log(splats.opacities / (1 - splats.opacities)),
+        **_named("scale_", "012", np.log(splats.scales * metres_per_unit)),
+        **_named("rot_", "0123", turned),
+    }
+    table = np.zeros(len(splats.means), dtype=[(name, "<f4") for name in columns])
+    for name, values in columns.items():
+        table[name] = values
+    back = np.eye(4)
+    back[:3, :3] = _Y_DOWN / metres_per_unit
+    header = ["ply", "format binary_little_endian 1.0", "comment headlift: Gaussian splats, metres, y down, z forward"]
+    header += [
+        f"comment mesh_to_world {i} " + " ".join(f"{value + 0.0:.9g}" for value in row)
+        for i, row in enumerate(back.tolist())
+    ]
+    header += [f"element vertex {len(table)}", *(f"property float {name}" for name in columns), "end_header", ""]
+    return "\n".join(header).encode("ascii") + table.tobytes()
+
+
+def write_splats(path: Path | str, mesh: Mesh, metres_per_unit: float = METRES_PER_UNIT) -> None:
+    """Write the splats of a coloured mesh as PLY. Raises OutputError, MeshError."""
+    write_bytes(path, splat_ply_bytes(splats_on(mesh), metres_per_unit))
+
+
+def _named(prefix: str, names: str | tuple[str, ...], values: np.ndarray) -> dict[str, np.ndarray]:
+    return {prefix + name: values[:, i] for i, name in enumerate(names)}
+
+
+def _onto(normals: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 4"]:
+    """The shortest turns of the z axis onto unit vectors, as quaternions w, x, y, z."""
+    x, y, z = normals.T
+    turn = np.stack([1 + z, -y, x, np.zeros_like(x)], axis=1)
+    turn[1 + z < 1e-6] = [0.0, 1.0, 0.0, 0.0]
+    unit: Float[np.ndarray, "n 4"] = turn / np.linalg.norm(turn, axis=1, keepdims=True)
+    return unit
+
+
+def _multiply(a: Float[np.ndarray, " 4"], b: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
+    """Quaternion product a b: turn by b, then by a."""
+    w, v = b[:, :1], b[:, 1:]
+    scalar = a[0] * w - v @ a[1:, None]
+    vector = a[0] * v + w * a[1:] + np.cross(a[1:], v)
+    return np.concatenate([scalar, vector], axis=1)
+
+
+def draw_splats(splats: Splats, camera: Camera, size: int, background: float = 1.0) -> Float[np.ndarray, "s s 3"]:
+    """Splats as a camera (batch of one) sees them: sRGB in [0, 1]. Plain and slow; for checks.
+
+    Each Gaussian is projected to an ellipse of covariance J W S W^T J^T (Zwicker et al. 2001, "EWA splatting"), widened
+    by 0.3 square pixels as 3D Gaussian splatting does, and laid over what is behind it, nearest last.
+    """
+    pose = camera.cam2world.reshape(4, 4).double().cpu().numpy()
+    k = camera.intrinsics.reshape(3, 3).double().cpu().numpy() * np.array([[size], [size], [1.0]])
+    local = (splats.means - pose[:3, 3]) @ pose[:3, :3]
+    z = local[:, 2]
+    centre = (local / z[:, None]) @ k.T
+    axes = _rotations(splats.quaternions) * splats.scales[:, None, :]
+    jacobian = np.zeros((len(z), 2, 3))
+    jacobian[:, 0, 0], jacobian[:, 1, 1] = k[0, 0] / z, k[1, 1] / z
+    jacobian[:, :, 2] = -np.stack([k[0, 0] * local[:, 0], k[1, 1] * local[:, 1]], axis=1) / (z * z)[:, None]
+    flat = jacobian @ (pose[:3, :3].T @ axes)
+    inverse = np.linalg.inv(flat @ flat.transpose(0, 2, 1) + 0.3 * np.eye(2))
+    reach = int(min(8, np.ceil(3 * np.sqrt(np.abs(flat).max() ** 2 + 0.3))))
+    corner = np.floor(centre[:, :2]).astype(np.int64)
+    pixels, numbers, alphas = [], [], []
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            pixel = corner + [dx, dy]
+            apart = pixel + 0.5 - centre[:, :2]
+            alpha = splats.opacities * np.exp(-0.5 * np.einsum("ni,nij,nj->n", apart, inverse, apart))
+            kept = np.flatnonzero((alpha > 1 / 255) & ((pixel >= 0) & (pixel < size)).all(axis=1) & (z > 0))
+            pixels.append(pixel[kept, 1] * size + pixel[kept, 0])
+            numbers.append(kept)
+            alphas.append(alpha[kept])
+    pixel, number, alpha = np.concatenate(pixels), np.concatenate(numbers), np.concatenate(alphas)
+    order = np.lexsort((z[number], pixel))
+    pixel, number, alpha = pixel[order], number[order], alpha[order].clip(max=0.999)
+    clear = np.log1p(-alpha)
+    before = np.cumsum(clear) - clear
+    first = np.flatnonzero(np.diff(pixel, prepend=-1))
+    before -= np.repeat(before[first], np.diff(first, append=len(pixel)))
+    weight = alpha * np.exp(before)
+    picture = np.stack(
+        [np.bincount(pixel, weight * splats.colors[number, c], minlength=size * size) for c in range(3)], axis=1
+    )
+    covered = np.bincount(pixel, weight, minlength=size * size)[:, None]
+    return (picture + (1 - covered) * background).reshape(size, size, 3)
+
+
+def _rotations(quaternions: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 3 3"]:
+    w, x, y, z = quaternions.T
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.array(rows).transpose(2, 0, 1)
