@@ -124,13 +124,14 @@ def sweep_uploads(uploads: Path, older_than: float) -> None:
     """Remove uploads that nobody claimed within so many seconds."""
     if not uploads.is_dir():
         return
-    for path in uploads.rglob("*"):
+    for path in list(uploads.rglob("*")):
         if path.is_file() and time.time() - path.stat().st_mtime > older_than:
             discard_upload(path, uploads)
 
 
 def plain_name(name: str, otherwise: str = "head") -> str:
     """A file's stem as it may be shown and used for downloads: letters, digits, spaces, dots, dashes; 40 at most."""
-    stem = re.split(r"[/\\]", name)[-1].rpartition(".")[0] or name
+    last = re.split(r"[/\\]", name)[-1]
+    stem = last.rpartition(".")[0] or last
     kept = re.sub(r"[^\w .-]", "", stem, flags=re.UNICODE).strip(" .-_")
     return kept[:40].strip(" .-_") or otherwise

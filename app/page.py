@@ -70,7 +70,7 @@ def theme() -> gr.themes.Base:
 
 def build(desk: Desk) -> gr.Blocks:
     """The page over a desk."""
-    with gr.Blocks(title="headlift", analytics_enabled=False, fill_width=True, delete_cache=(600, 600)) as page:
+    with gr.Blocks(title="headlift", analytics_enabled=False, fill_width=True) as page:
         Page(desk).lay_out(page)
     return page
 

@@ -1,0 +1,484 @@
+"""The app without its page: folders, uploads, the queue, the estimate, pictures of a head, and the server's gate."""
+
+from __future__ import annotations
+
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headlift.app.desk import Desk
+from headlift.app.files import VisitError, Visitors, claim_upload, plain_name, sweep_uploads
+from headlift.app.jobs import Job, JobQueue, QueueError, State
+from headlift.app.server import COOKIE, Gate, allowed_hosts, bound_socket, cookie_in
+from headlift.app.timing import Pace, Paces, kind, pace_of, shortened, stages, time_left
+from headlift.app.views import DRAFTS, amounts_of
+from headlift.config import AppConfig, ReconstructConfig, VideoConfig, preset
+from headlift.errors import ConfigError, FaceError, HeadFileError, PhotoError
+from headlift.values import Step
+
+# Folders and uploads
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_visitor_keeps_folder_and_token_until_they_are_forgotten(tmp_path: Path) -> None:
+    clock = Clock()
+    visitors = Visitors(tmp_path, 60.0, clock)
+    first, second = visitors.enter(None), visitors.enter("made up by somebody")
+    assert first != second != "made up by somebody"
+    assert visitors.enter(first) == first
+    folder = visitors.folder(first)
+    assert folder != visitors.folder(second)
+    assert first not in str(folder)  # a listing of the disk gives nobody's token away
+    assert folder.stat().st_mode & 0o077 == 0
+    (folder / "photo.png").write_bytes(b"x")
+    clock.now = 50.0
+    visitors.known(second)
+    clock.now = 100.0
+    assert visitors.sweep(busy={first}) == []
+    assert visitors.sweep() == [first]
+    assert not folder.exists()
+    with pytest.raises(VisitError):
+        visitors.folder(first)
+    visitors.close()
+    assert not tmp_path.exists()
+
+
+def upload(folder: Path, name: str, content: bytes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+def test_an_upload_is_moved_under_a_name_of_ours(tmp_path: Path) -> None:
+    path = upload(tmp_path / "up" / "f00", "Me & my <b>dog.JPG", b"picture")
+    claimed = claim_upload(str(path), tmp_path / "up", tmp_path, 100, PhotoError)
+    assert claimed.parent == tmp_path
+    assert claimed.suffix == ".jpg"
+    assert "dog" not in claimed.name
+    assert claimed.read_bytes() == b"picture"
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"x" * 101, "at most"), (b"", "empty")])
+def test_uploads_that_are_too_large_or_empty_leave_nothing(tmp_path: Path, content: bytes, said: str) -> None:
+    path = upload(tmp_path / "up" / "f00", "a.png", content)
+    with pytest.raises(PhotoError, match=said):
+        claim_upload(str(path), tmp_path / "up", tmp_path, 100, PhotoError)
+    assert not path.exists()
+    assert not list(tmp_path.glob("upload-*"))
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname", "up/../secret", "up/missing", "up/link", ""])
+def test_no_upload_leads_out_of_the_folder_of_uploads(tmp_path: Path, path: str) -> None:
+    secret = upload(tmp_path, "secret", b"secret")
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up" / "link").symlink_to(secret)
+    with pytest.raises(PhotoError, match="not here"):
+        claim_upload(str(tmp_path / path), tmp_path / "up", tmp_path, 100, PhotoError)
+    assert secret.read_bytes() == b"secret"
+    assert Path("/etc/hostname").exists()
+
+
+def test_unclaimed_uploads_are_swept(tmp_path: Path) -> None:
+    path = upload(tmp_path / "f00", "a.png", b"x")
+    sweep_uploads(tmp_path, 60.0)
+    assert path.exists()
+    sweep_uploads(tmp_path, -1.0)
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("Ada.jpg", "Ada"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\Users\\me\\face.of.me.png", "face.of.me"),
+        ("<script>alert(1)</script>.png", "script"),
+        ("Zoë Ærø.jpeg", "Zoë Ærø"),
+        ("\u202egnp.exe\n\r\0", "gnp"),
+        ("...", "head"),
+        ("x" * 300 + ".png", "x" * 40),
+    ],
+)
+def test_names_are_made_plain(name: str, plain: str) -> None:
+    assert plain_name(name) == plain
+
+
+# The queue
+
+
+@pytest.fixture
+def queue() -> Iterator[JobQueue]:
+    made = JobQueue(longest=2)
+    yield made
+    made.close()
+
+
+def job(owner: str, work: object = lambda job: 1) -> Job:
+    return Job(f"job of {owner}", owner, f"visitor {owner}", work)  # type: ignore[arg-type]
+
+
+def test_one_job_at_a_time_in_the_order_of_arrival(queue: JobQueue) -> None:
+    gate, order = threading.Event(), []
+
+    def work(name: str) -> object:
+        def done(job: Job) -> str:
+            gate.wait(10)
+            order.append(name)
+            return name
+
+        return done
+
+    jobs = [queue.submit(job("a", work("a")))]
+    while jobs[0].state is State.WAITING:
+        time.sleep(0.001)
+    jobs += [queue.submit(job(name, work(name))) for name in "bc"]
+    assert [queue.ahead(j) for j in jobs] == [0, 1, 2]
+    assert queue.busy_visitors() == {"visitor a", "visitor b", "visitor c"}
+    with pytest.raises(QueueError, match="already have"):
+        queue.submit(job("b"))
+    with pytest.raises(QueueError, match="2 others are waiting"):
+        queue.submit(job("d"))
+    gate.set()
+    for one in jobs:
+        queue.wait(one, 10.0)
+    assert order == ["a", "b", "c"]
+    assert [j.state for j in jobs] == [State.DONE] * 3
+    assert [j.result for j in jobs] == ["a", "b", "c"]
+    assert queue.busy_visitors() == set()
+
+
+def steps(job: Job) -> int:
+    """Works until it is told to stop; the number of its steps."""
+    for i in range(100_000):
+        if job.should_stop():
+            return i
+        job.on_step(Step("latent", i + 1, 100_000, {"mse": 1.0}))
+        time.sleep(0.001)
+    raise AssertionError("was never stopped")
+
+
+def test_a_stopped_job_keeps_its_result_and_one_called_off_does_not(queue: JobQueue) -> None:
+    kept, off, waiting = job("a", steps), job("b", steps), job("c", steps)
+    for one in (kept, off):
+        queue.submit(one)
+    while not kept.steps:
+        time.sleep(0.001)
+    queue.submit(waiting)
+    queue.call_off("c")
+    assert waiting.state is State.CALLED_OFF
+    kept.stop()
+    queue.wait(kept, 10.0)
+    assert kept.state is State.DONE
+    assert kept.result
+    while not off.steps:
+        time.sleep(0.001)
+    queue.call_off("b")
+    queue.wait(off, 10.0)
+    assert off.state is State.CALLED_OFF
+    assert off.result is None
+    assert queue.of("b") is None
+
+
+def test_errors_are_told_and_the_next_job_runs(queue: JobQueue) -> None:
+    def bad(job: Job) -> None:
+        raise FaceError("no face in it")
+
+    def worse(job: Job) -> None:
+        raise RuntimeError("the secret path /root")
+
+    first, second, third = queue.submit(job("a", bad)), queue.submit(job("b", worse)), None
+    queue.wait(second, 10.0)
+    third = queue.submit(job("a"))
+    queue.wait(third, 10.0)
+    assert (first.state, first.error) == (State.FAILED, "no face in it")
+    assert second.state is State.FAILED
+    assert "secret" not in second.error
+    assert third.state is State.DONE
+
+
+# The estimate
+
+
+def test_pace_by_hand() -> None:
+    """Loading 5 s, then latent steps 2 s apart, tuning steps 3 s apart, 4 s for the mesh."""
+    stamps = [("latent", 5.0), ("latent", 7.0), ("latent", 9.0), ("tuning", 20.0), ("tuning", 23.0)]
+    pace = pace_of(0.0, stamps, 27.0)
+    assert pace == Pace(5.0, {"latent": 2.0, "tuning": 3.0}, 4.0)
+    config = preset("fast")
+    assert stages(config) == {"latent": 60, "tuning": 150}
+    assert pace.total(config) == 5 + 60 * 2 + 150 * 3 + 4
+
+
+def test_time_left_follows_the_steps_so_far() -> None:
+    config, pace = preset("fast"), Pace(5.0, {"latent": 1.0, "tuning": 2.0}, 4.0)
+    done = [Step("latent", i, 60) for i in range(1, 11)]
+    assert time_left([], [], 0.0, config, pace) == pace.total(config)
+    assert time_left([], [], 0.0, config, None) is None
+    # As fast as measured: 50 latent steps, 150 tuning steps, the mesh.
+    stamps = [float(i) for i in range(1, 11)]
+    assert time_left(done, stamps, 10.0, config, pace) == pytest.approx(50 + 300 + 4)
+    # Twice as slow: everything takes twice as long.
+    stamps = [2.0 * i for i in range(1, 11)]
+    assert time_left(done, stamps, 20.0, config, pace) == pytest.approx(2 * (50 + 300 + 4))
+    # Nothing measured beforehand: later steps are taken to be like these.
+    assert time_left(done, stamps, 20.0, config, None) == pytest.approx(2 * (50 + 150))
+
+
+def test_shortened_runs_measure_what_they_stand_for() -> None:
+    short = shortened(preset("standard"))
+    assert set(stages(short).values()) == {3}
+    assert stages(preset("fast", "hfgi3d")) == {"latent": 60, "tuning": 150, "views": 150}
+    assert stages(preset("fast", "w+")) == {"latent": 60}
+    assert kind(preset("standard")) == kind(preset("thorough"))
+    assert kind(preset("fast")) != kind(preset("standard"))  # the search has another resolution
+    paces = Paces()
+    paces.put(preset("standard"), Pace(1.0, {}, 1.0))
+    assert paces.get(preset("thorough")) is not None
+    assert paces.get(preset("standard", "spi")) is None
+
+
+# What a visitor can ask for, on the embedded prior
+
+
+def tiny(name: str, method: str) -> ReconstructConfig:
+    """A fast preset that takes seconds."""
+    config = preset("fast", "guarded")
+    latent = replace(config.inversion.latent, steps=3, candidates=2, w_stats_samples=20)
+    tuning = replace(config.inversion.tuning, steps=3, side_views=2)
+    inversion = replace(config.inversion, latent=latent, tuning=tuning, preview_every=1)
+    return replace(config, inversion=inversion, mesh=replace(config.mesh, resolution=48))
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    made = Desk(AppConfig(max_mb=1.0, max_megapixels=1.0), tmp_path_factory.mktemp("app"), tiny)
+    yield made
+    made.close()
+    assert not made.visitors.root.exists()
+
+
+@pytest.fixture
+def visitor(desk: Desk) -> str:
+    return desk.visitors.enter(None)
+
+
+def sent(desk: Desk, name: str, content: bytes) -> str:
+    return str(upload(desk.uploads / "f00", name, content))
+
+
+def test_random_heads_are_private_turn_and_change(desk: Desk, visitor: str) -> None:
+    kept = desk.random_head(visitor, seed=3)
+    stranger = desk.visitors.enter(None)
+    with pytest.raises(VisitError):
+        desk.view(stranger, kept.id)
+    with pytest.raises(VisitError):
+        desk.export(stranger, "tab", kept.id, "glb")
+    with pytest.raises(VisitError):
+        desk.view("nobody", kept.id)
+    view = desk.view(visitor, kept.id)
+    front, side = (pixels(view.jpeg(yaw, 0.0)) for yaw in (0.0, 0.8))
+    assert front.shape == (256, 256, 3)
+    assert np.abs(front - side).mean() > 4
+    draft = pixels(view.jpeg(0.0, 0.0, draft=True))
+    assert draft.shape[0] in {side for side, *_ in DRAFTS}
+    small = np.asarray(Image.fromarray(front.astype(np.uint8)).resize(draft.shape[:2]), dtype=float)
+    assert np.abs(small - draft).mean() < 12  # the same head from the same side
+    older = pixels(view.jpeg(0.0, 0.0, amounts=amounts_of({"age": 2.0})))
+    assert np.abs(older - front).mean() > 1
+    edited = desk.keep_edit(visitor, kept.id, amounts_of({"age": 2.0}))
+    again = pixels(desk.view(visitor, edited.id).jpeg(0.0, 0.0))
+    assert np.abs(again - older).mean() < 0.5
+    assert [k.id for k in desk.heads(visitor)] == [edited.id, kept.id]
+
+
+def test_a_draft_that_is_too_slow_is_made_cheaper(desk: Desk, visitor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = desk.view(visitor, desk.random_head(visitor, seed=1).id)
+    monkeypatch.setattr("headlift.app.views.DRAFT_SECONDS", 0.0)
+    sides = [pixels(view.jpeg(0.1, 0.0, draft=True)).shape[0] for _ in range(len(DRAFTS) + 1)]
+    assert sides == sorted(sides, reverse=True)
+    assert sides[-1] == DRAFTS[0][0]
+    monkeypatch.setattr("headlift.app.views.DRAFT_SECONDS", 1e9)
+    assert pixels(view.jpeg(0.1, 0.0, draft=True)).shape[0] == DRAFTS[0][0]
+    assert pixels(view.jpeg(0.1, 0.0, draft=True)).shape[0] == DRAFTS[1][0]
+
+
+def test_a_photo_becomes_a_head_that_goes_through_its_file(desk: Desk, visitor: str, tmp_path: Path) -> None:
+    found = desk.take_example(visitor)
+    assert found.ok
+    assert found.faces == 1
+    assert found.overlay[:2] == b"\xff\xd8"
+    job = desk.lift(visitor, "tab", "fast", "guarded")
+    desk.queue.wait(job, 120.0)
+    assert job.error == ""
+    assert {step.stage for step in job.steps} >= {"latent", "tuning"}
+    assert job.picture is not None
+    kept = job.result
+    assert kept is not None
+    assert desk.shown_mesh(visitor, kept.id).read_bytes()[:4] == b"glTF"
+    other = desk.visitors.enter(None)
+    opened = desk.open_file(other, sent(desk, "mine.safetensors", kept.file.read_bytes()), "mine.safetensors")
+    a, b = (pixels(desk.view(who, k.id).jpeg(0.3, 0.0)) for who, k in ((visitor, kept), (other, opened)))
+    assert np.abs(a - b).max() == 0
+    assert opened.name == "mine"
+
+
+def test_a_closed_tab_ends_its_lift_and_leaves_no_head(desk: Desk, visitor: str) -> None:
+    desk.take_example(visitor)
+    job = desk.lift(visitor, "closing", "fast", "guarded")
+    desk.leave("closing")
+    desk.queue.wait(job, 60.0)
+    assert job.state is State.CALLED_OFF
+    assert desk.heads(visitor) == ()
+    assert desk.queue.of("closing") is None
+
+
+def test_obj_goes_with_all_its_files(desk: Desk, visitor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = desk.random_head(visitor, seed=2)
+    small = replace(desk._exports(("obj",)).mesh, resolution=48, texture_size=256)
+    monkeypatch.setattr("headlift.app.desk.MeshConfig", lambda texture: replace(small, texture=texture))
+    monkeypatch.setattr("headlift.app.desk.VIDEO", VideoConfig(frames=3))
+    for format, starts in (("obj", b"PK"), ("ply", b"ply"), ("mp4", b"\0\0\0")):
+        job = desk.export(visitor, "tab", kept.id, format)  # type: ignore[arg-type]
+        desk.queue.wait(job, 120.0)
+        assert job.error == ""
+        assert job.result is not None
+        assert job.result.read_bytes().startswith(starts)
+        if format == "obj":
+            names = zipfile.ZipFile(job.result).namelist()
+            assert {Path(name).suffix for name in names} >= {".obj", ".mtl"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("notes.png", b"this is a text file", "notes: not a picture"),
+        ("empty.png", b"", "empty"),
+        ("../../../big.jpg", b"x" * 2_000_000, "2 MB, and at most 1"),
+    ],
+)
+def test_bad_photos_end_in_a_message_and_leave_nothing(
+    desk: Desk, visitor: str, name: str, content: bytes, said: str
+) -> None:
+    with pytest.raises(PhotoError, match=said) as told:
+        desk.take_photo(visitor, sent(desk, Path(name).name, content), name)
+    assert str(desk.visitors.root) not in str(told.value)
+    assert list(desk.visitors.folder(visitor).iterdir()) == []
+    assert not (desk.uploads / "f00").exists()
+    with pytest.raises(VisitError, match="no photo"):
+        desk.lift(visitor, "tab", "fast", "guarded")
+
+
+def test_photos_without_a_face_or_with_too_many_pixels(desk: Desk, visitor: str, tmp_path: Path) -> None:
+    for size, error, said in (((300, 200), FaceError, "No face"), ((2000, 1000), PhotoError, "at most 1 million")):
+        Image.new("RGB", size, (90, 120, 80)).save(tmp_path / "meadow.png")
+        with pytest.raises(error, match=said):
+            desk.take_photo(visitor, sent(desk, "meadow.png", (tmp_path / "meadow.png").read_bytes()), "meadow.png")
+    assert list(desk.visitors.folder(visitor).iterdir()) == []
+
+
+def test_files_that_are_no_heads_are_refused(desk: Desk, visitor: str) -> None:
+    with pytest.raises(HeadFileError, match="evil"):
+        desk.open_file(visitor, sent(desk, "evil.safetensors", b"no head at all"), "evil.safetensors")
+    assert list(desk.visitors.folder(visitor).iterdir()) == []
+
+
+def test_a_choice_among_several_faces(desk: Desk, visitor: str, tmp_path: Path) -> None:
+    from skimage.data import astronaut
+
+    face = astronaut()[0:250, 100:350]
+    smaller = np.asarray(Image.fromarray(face).resize((180, 180)))
+    both = np.concatenate([face, np.pad(smaller, ((0, 70), (0, 0), (0, 0)))], axis=1)
+    Image.fromarray(both).save(tmp_path / "both.png")
+    found = desk.take_photo(visitor, sent(desk, "both.png", (tmp_path / "both.png").read_bytes()), "both.png")
+    assert (found.faces, found.face) == (2, 1)
+    other = desk.choose_face(visitor, 2)
+    assert other.face == 2
+    assert other.overlay != found.overlay
+
+
+def test_a_visitor_away_for_long_is_forgotten(desk: Desk, visitor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = desk.random_head(visitor, seed=5)
+    monkeypatch.setattr(desk.visitors, "_keep", -1.0)
+    desk.sweep()
+    assert not kept.folder.exists()
+    assert desk.heads(visitor) == ()
+
+
+def pixels(jpeg: bytes) -> np.ndarray:
+    import io
+
+    return np.asarray(Image.open(io.BytesIO(jpeg)), dtype=float)
+
+
+# The gate
+
+
+def answer_of(gate: Gate, path: str, headers: dict[str, str]) -> tuple[int, dict[str, str]]:
+    import asyncio
+
+    started: list[dict] = []
+
+    async def send(message: dict) -> None:
+        if message["type"] == "http.response.start":
+            started.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
+    }
+    asyncio.run(gate(scope, None, send))
+    return started[0]["status"], {k.decode(): v.decode() for k, v in started[0]["headers"]}
+
+
+async def inner(scope: dict, receive: object, send: object) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[operator]
+    await send({"type": "http.response.body", "body": b""})  # type: ignore[operator]
+
+
+def test_the_gate_knows_its_hosts_and_gives_each_visitor_a_cookie(desk: Desk) -> None:
+    gate = Gate(inner, desk, allowed_hosts("127.0.0.1"))
+    assert answer_of(gate, "/", {"host": "evil.example:7860"})[0] == 421
+    status, headers = answer_of(gate, "/", {"host": "localhost:7860"})
+    assert status == 200
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert "http" not in headers["content-security-policy"]
+    cookie = headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    token = cookie_in(cookie.split(";")[0])
+    assert token is not None
+    assert len(token) >= 40
+    again = answer_of(gate, "/", {"host": "127.0.0.1:7860", "cookie": f"a=b; {COOKIE}={token}"})[1]
+    assert "set-cookie" not in again
+    assert "set-cookie" not in answer_of(gate, "/anything", {"host": "localhost"})[1]
+    assert allowed_hosts("0.0.0.0") is None
+
+
+def test_a_taken_port_is_told() -> None:
+    first = bound_socket(AppConfig(port=0))
+    host, port = first.getsockname()
+    first.listen()
+    assert host == "127.0.0.1"
+    with pytest.raises(ConfigError, match=f"port {port}"):
+        bound_socket(AppConfig(port=port))
+    first.close()
+
+
+def test_amounts_near_zero_are_none() -> None:
+    assert amounts_of({"smile": 0.0, "age": 1.5, "beard": -1e-6}) == (("age", 1.5),)

@@ -1,0 +1,315 @@
+"""The app in real headless Chromium: what a user does, what goes wrong for users, and what must never leave."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+from safetensors import safe_open
+
+from headlift.config import AppConfig, ReconstructConfig, preset
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+]
+PATIENCE = 120_000
+"""Milliseconds that a condition may take to come true on a busy machine."""
+
+
+def tiny(name: str, method: str) -> ReconstructConfig:
+    """Settings that take seconds; `standard` goes on until it is stopped."""
+    config = preset("fast", "guarded")
+    latent = replace(config.inversion.latent, steps=3, candidates=2, w_stats_samples=20)
+    tuning = replace(config.inversion.tuning, steps=3 if name == "fast" else 5000, side_views=2)
+    inversion = replace(config.inversion, latent=latent, tuning=tuning, preview_every=1)
+    return replace(config, inversion=inversion, mesh=replace(config.mesh, resolution=48))
+
+
+@dataclass
+class Running:
+    desk: Any
+    address: str
+    port: int
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[Running]:
+    import uvicorn
+
+    from headlift.app.server import bound_socket, make_site
+
+    config = AppConfig(port=0, max_mb=5.0)
+    listening = bound_socket(config)
+    site = make_site(config, tiny)
+    server = uvicorn.Server(uvicorn.Config(site.asgi, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    port = listening.getsockname()[1]
+    yield Running(site.desk, f"http://127.0.0.1:{port}/", port)
+    server.should_exit = True
+    thread.join(20)
+    site.close()
+    assert not site.folder.exists()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield running
+        running.close()
+
+
+@dataclass
+class Visit:
+    """A visitor's page, with what it asked for and complained about."""
+
+    page: Any
+    requests: list[str]
+    complaints: list[str]
+    token: str
+
+
+def visit(browser: Any, app: Running, width: int = 1280) -> Visit:
+    context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    requests: list[str] = []
+    complaints: list[str] = []
+    page.on("request", lambda r: requests.append(r.url))
+    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: complaints.append(str(e)))
+    page.goto(app.address)
+    page.wait_for_selector("#hl-astronaut")
+    token = next(c["value"] for c in context.cookies() if c["name"] == "headlift-visitor")
+    return Visit(page, requests, complaints, token)
+
+
+@pytest.fixture(scope="module")
+def ada(browser: Any, app: Running) -> Iterator[Visit]:
+    """A visitor who stays for all of the walk."""
+    made = visit(browser, app)
+    yield made
+    made.page.context.close()
+
+
+def astronaut() -> bytes:
+    from skimage.data import astronaut as photo
+
+    stream = io.BytesIO()
+    Image.fromarray(photo()).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def send(page: Any, name: str, content: bytes, kind: str = "image/png") -> None:
+    page.set_input_files(
+        "#hl-drop input[type=file]", files=[{"name": name, "mimeType": kind, "buffer": content}], strict=False
+    )
+
+
+def picture(page: Any, figure: str = ".hl-after") -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(page.locator(f"{figure} img").screenshot())).convert("RGB"), dtype=float)
+
+
+def at_rest(page: Any) -> None:
+    page.wait_for_selector(".hl-after img[data-draft='0']")
+
+
+def files_of(app: Running, token: str) -> list[Path]:
+    folder = app.desk.visitors.folder(token)
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def until(met: Any, seconds: float = PATIENCE / 1000) -> None:
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
+
+
+def test_upload_verdict_and_lift(ada: Visit, app: Running) -> None:
+    page = ada.page
+    send(page, 'ada <img src=x onerror="document.title=1">.png', astronaut())
+    page.wait_for_selector(".hl-word")
+    assert "should work well" in page.inner_text("#hl-verdict")
+    assert page.locator("#hl-look img, .hl-look img").count() == 1
+    page.click("#hl-go")
+    page.wait_for_selector(".hl-bar")
+    page.wait_for_selector(".hl-stage")
+    at_rest(page)
+    assert page.title() == "headlift"  # the file's name is text, nothing else
+    title = page.inner_text(".hl-title h2")
+    assert "<" not in title
+    assert title.startswith("ada")
+    assert page.locator(".hl-card").count() == 1
+    pixels = picture(page)
+    assert pixels.std() > 20  # a head on white, not a blank
+
+
+def test_drag_and_keys_turn_the_head(ada: Visit) -> None:
+    page = ada.page
+    at_rest(page)
+    before = picture(page)
+    box = page.locator(".hl-stage").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for i in range(1, 6):
+        page.mouse.move(x - 20 * i, y)
+    page.wait_for_selector(".hl-after img[data-draft='1']")
+    page.mouse.up()
+    at_rest(page)
+    after = picture(page)
+    assert np.abs(before - after).mean() > 2
+    assert "from the head's left" in page.inner_text(".hl-angle")
+    page.locator(".hl-stage").focus()
+    page.keyboard.press("Home")
+    page.wait_for_function("document.querySelector('.hl-after img').dataset.seen === '0.00 0.00'")
+    assert page.inner_text(".hl-angle") == "from the front"
+
+
+def test_sliders_change_the_head_and_show_before_and_after(ada: Visit, app: Running) -> None:
+    page = ada.page
+    at_rest(page)
+    before = picture(page)
+    frames = int(page.get_attribute(".hl-after img", "data-frames"))
+    slider = page.get_by_role("slider", name=re.compile("mouth", re.I)).first
+    slider.focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"Number(document.querySelector('.hl-after img').dataset.frames) > {frames}")
+    at_rest(page)
+    assert np.abs(before - picture(page)).mean() > 0.5
+    page.check("#hl-compare input")
+    page.wait_for_selector(".hl-before img[data-draft='0']")
+    sides = picture(page, ".hl-before"), picture(page, ".hl-after")
+    assert np.abs(sides[0] - sides[1]).mean() > 0.5
+    page.uncheck("#hl-compare input")
+    page.click("#hl-keep")
+    page.wait_for_function("document.querySelectorAll('.hl-card').length === 2")
+    assert "edited" in page.inner_text(".hl-title h2")
+
+
+def test_downloads_are_read_by_other_libraries(
+    ada: Visit, browser: Any, app: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headlift.config import MeshConfig
+
+    quick = MeshConfig(resolution=48, texture_size=256)
+    monkeypatch.setattr("headlift.app.desk.MeshConfig", lambda texture: replace(quick, texture=texture))
+    page = ada.page
+    page.get_by_role("tab", name="Take it along").click()
+    with page.expect_download() as waiting:
+        page.click("#hl-export-head")
+    waiting.value.save_as(tmp_path / "mine.safetensors")
+    with safe_open(tmp_path / "mine.safetensors", "np") as stored:
+        assert stored.get_tensor("ws").shape[0] == 1
+    with page.expect_download() as waiting:
+        page.click("#hl-export-glb")
+    assert waiting.value.suggested_filename.endswith(".glb")
+    waiting.value.save_as(tmp_path / "mine.glb")
+    scene = trimesh.load(tmp_path / "mine.glb")
+    assert sum(len(part.faces) for part in scene.geometry.values()) > 500
+    page.get_by_role("tab", name="Mesh in 3D").click()
+    page.wait_for_function("document.querySelector('model-viewer')?.loaded")
+
+    # The files are the visitor's alone; somebody else opens the head from its file.
+    address = page.get_attribute(".hl-download", "href")
+    other = visit(browser, app, width=390)
+    for path in (address, address.replace("/file/", "/view/").rpartition("/")[0], "/headlift/mesh/" + "0" * 16):
+        assert other.page.evaluate("path => fetch(path).then(answer => answer.status)", path) == 404
+    other.page.set_input_files("#hl-open input[type=file]", tmp_path / "mine.safetensors")
+    at_rest(other.page)
+    assert other.page.inner_text(".hl-title h2") == "mine"
+    assert other.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0  # fits a phone
+    unnamed = other.page.evaluate(
+        "[...document.querySelectorAll('button, input, select, textarea')].filter(e => e.checkVisibility() && !("
+        "e.getAttribute('aria-label') || e.labels?.length || e.innerText?.trim() || e.title)).map(e => e.outerHTML)"
+    )
+    assert unnamed == []
+    other.page.context.close()
+
+
+def test_bad_files_end_in_a_message_and_a_clean_state(ada: Visit, browser: Any, app: Running) -> None:
+    nobody = visit(browser, app)
+    page = nobody.page
+    meadow = io.BytesIO()
+    Image.new("RGB", (320, 240), (80, 140, 70)).save(meadow, "PNG")
+    for name, content, said in (
+        ("meadow.png", meadow.getvalue(), "No face was found"),
+        ("../../notes.png", b"only words", "not a picture"),
+        ("huge.jpg", b"\xff\xd8" + bytes(30_000_000), "30 MB"),
+    ):
+        send(page, name, content)
+        page.wait_for_function("said => document.querySelector('#hl-notice').innerText.includes(said)", arg=said)
+        assert files_of(app, nobody.token) == []
+    until(lambda: not [path for path in app.desk.uploads.rglob("*") if path.is_file()])
+    assert not page.locator("#hl-go").is_visible()
+    # After all that a good photo still works; two at once end in one photo.
+    send(page, "one.png", astronaut())
+    send(page, "two.png", astronaut())
+    page.wait_for_selector(".hl-word")
+    until(lambda: len(files_of(app, nobody.token)) == 1)
+    page.context.close()
+
+
+def test_a_stopped_lift_is_kept_and_a_closed_tab_ends_one(browser: Any, app: Running) -> None:
+    guest = visit(browser, app)
+    page = guest.page
+    page.click("#hl-astronaut")
+    page.wait_for_selector(".hl-word")
+    page.check("#hl-preset input[value=standard]")
+    page.click("#hl-go")
+    page.wait_for_function("document.querySelector('.hl-line')?.innerText.includes('Tuning')")
+    page.click("#hl-stop")
+    at_rest(page)
+    assert page.locator(".hl-card").count() == 1
+    page.click("#hl-go")
+    page.wait_for_selector(".hl-bar")
+    until(lambda: guest.token in app.desk.queue.busy_visitors())
+    page.context.close()
+    until(lambda: guest.token not in app.desk.queue.busy_visitors())
+    assert len(app.desk.heads(guest.token)) == 1
+
+
+def test_nothing_was_asked_of_other_hosts(ada: Visit, app: Running) -> None:
+    """The last one: what the walk above asked for and complained about."""
+    assert len(ada.requests) > 20
+    assert [url for url in ada.requests if not url.startswith((app.address, "data:", "blob:"))] == []
+    assert ada.complaints == []
+
+
+def test_only_this_machine_is_listened_to(app: Running) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(app.address, headers={"Host": "evil.example"}))
+    assert refused.value.code == 421
+    with socket.socket(socket.AF_INET) as other:
+        other.settimeout(5)
+        assert other.connect_ex(("127.0.0.2", app.port)) != 0  # loopback too, but not the address that was bound
