@@ -18,7 +18,7 @@ from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
 from headlift.errors import ConfigError
 from headlift.export.files import refuse_existing
-from headlift.export.formats import write_mesh
+from headlift.export.formats import companions, write_mesh
 from headlift.export.head_mesh import extract_mesh
 from headlift.export.images import grid, to_uint8, write_png
 from headlift.export.placement import Placement
@@ -113,10 +113,12 @@ def generate_into(
     seeds = parse_seeds(config.seeds)
     mixed = parse_seeds(config.mix) if config.mix else ()
     names = [f"seed{seed:04d}.png" for seed in seeds] + ["grid.png"]
-    names += [f"seed{seed:04d}.{suffix}" for seed in seeds for suffix in config.meshes]
+    meshes = [folder / f"seed{seed:04d}.{suffix}" for seed in seeds for suffix in config.meshes]
+    textures = config.mesh.colors and config.mesh.texture
+    names += [file.name for mesh in meshes for file in (mesh, *companions(mesh, textures))]
     names += ["walk.mp4"] if config.video else []
     names += ["mix.png"] if mixed else []
-    written = [folder / name for name in names]
+    written = [folder / name for name in dict.fromkeys(names)]
     refuse_existing(written, overwrite)
 
     generator, _ = load_generator(config.weights, find_device(config.device))

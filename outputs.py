@@ -166,7 +166,8 @@ def export_head(
         planes = generator.planes(ws)
         if meshes or config.splats or config.quality:
             on_step(Step("mesh", 0, 1))
-            mesh = head_mesh(head, planes, config.mesh)
+            bare = not config.splats and all(target.suffix == ".stl" for target in meshes)  # STL has no colours
+            mesh = head_mesh(head, planes, replace(config.mesh, colors=False) if bare else config.mesh)
             placement = Placement.of(config.mesh, mesh.vertices)
             about = provenance(head.base_name, head.base_sha256, head.edits)
             for target in meshes:

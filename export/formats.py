@@ -55,7 +55,7 @@ def write_mesh(
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise OutputError(f"{path}: no such mesh format. headlift writes {', '.join(SUFFIXES)}.")
-    texture = path.with_suffix(".png")
+    texture = texture_file(path)
     if mesh.texture is not None and suffix in (".ply", ".obj"):
         write_png(texture, mesh.texture.image)
     if suffix == ".glb":
@@ -76,10 +76,15 @@ def companions(path: Path, textured: bool) -> list[Path]:
     """The files that `write_mesh` puts beside a mesh of this name."""
     suffix = path.suffix.lower()
     beside = [path.with_suffix(".mtl")] if suffix == ".obj" else []
-    return beside + ([path.with_suffix(".png")] if textured and suffix in (".obj", ".ply") else [])
+    return beside + ([texture_file(path)] if textured and suffix in (".obj", ".ply") else [])
 
 
-def ply_bytes(mesh: Mesh, placement: Placement | None = None, texture: str = "head.png") -> bytes:
+def texture_file(path: Path) -> Path:
+    """The picture that belongs to an OBJ or PLY: head.obj has head-texture.png beside it."""
+    return path.with_name(f"{path.stem}-texture.png")
+
+
+def ply_bytes(mesh: Mesh, placement: Placement | None = None, texture: str = "head-texture.png") -> bytes:
     """A binary little-endian PLY: positions, normals, sRGB bytes; the 4x4 in comment lines.
 
     With a texture, vertices are split where its charts part and have `s` and `t` (t upwards); a comment names its file.

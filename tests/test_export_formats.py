@@ -10,26 +10,15 @@ import pygltflib
 import pytest
 import torch
 import trimesh
+from sample_meshes import sample_mesh
 
 from headlift.eg3d.camera import orbit, project
 from headlift.errors import OutputError
 from headlift.export.color import linear_to_srgb
-from headlift.export.formats import METRES_PER_UNIT, camera_node_matrix, mesh_to_world, write_mesh
-from headlift.export.mesh import Mesh, face_weighted_normals
-
-
-def sample_mesh() -> Mesh:
-    """A lopsided octahedron: no two axes alike, with a colour for each vertex."""
-    vertices = np.array(
-        [[0.3, 0, 0], [-0.1, 0, 0], [0, 0.4, 0], [0, -0.2, 0], [0, 0, 0.25], [0, 0, -0.15]], dtype=np.float32
-    )
-    faces = np.array(
-        [[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]], dtype=np.int32
-    )
-    colors = np.array(
-        [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.25, 0.125], [0.02, 0.6, 0.9], [0.214041, 1, 0]], dtype=np.float32
-    )
-    return Mesh(vertices, faces, face_weighted_normals(vertices, faces).astype(np.float32), colors, 7.5)
+from headlift.export.formats import write_mesh
+from headlift.export.gltf import camera_node_matrix
+from headlift.export.mesh import Mesh
+from headlift.export.placement import METRES_PER_UNIT, Placement
 
 
 def corners(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -151,7 +140,7 @@ def test_ply_by_trimesh(tmp_path: Path) -> None:
     assert loaded.visual.vertex_colors[5, 0] == 127 or loaded.visual.vertex_colors[5, 0] == 128  # 0.214 linear
     header = (tmp_path / "m.ply").read_bytes().split(b"end_header")[0].decode()
     rows = [line.split()[3:] for line in header.splitlines() if line.startswith("comment mesh_to_world")]
-    np.testing.assert_allclose(np.array(rows, dtype=float), mesh_to_world(".ply"), rtol=1e-8)
+    np.testing.assert_allclose(np.array(rows, dtype=float), Placement().to_world(".ply"), rtol=1e-8)
 
 
 def test_obj_by_trimesh_and_by_its_lines(tmp_path: Path) -> None:
@@ -185,7 +174,7 @@ def test_stl_is_in_millimetres_with_z_up(tmp_path: Path) -> None:
     assert loaded.volume > 0  # still outwards
     header = (tmp_path / "m.stl").read_bytes()[:80].decode()
     assert "mm, z up" in header
-    back = mesh_to_world(".stl")
+    back = Placement().to_world(".stl")
     assert f"{back[0, 0]:.9g} * [1 0 0; 0 0 1; 0 -1 0]" in header
     top = np.array([0.0, 0.0, 0.4 * 396, 1.0])  # the vertex on +y
     np.testing.assert_allclose(back @ top, [0, 0.4, 0, 1], atol=1e-9)
@@ -197,7 +186,7 @@ def test_bytes_are_deterministic_and_scale_is_a_choice(tmp_path: Path, suffix: s
         (tmp_path / name).mkdir()
         write_mesh(sample_mesh(), tmp_path / name / f"m{suffix}")
     assert (tmp_path / "a" / f"m{suffix}").read_bytes() == (tmp_path / "b" / f"m{suffix}").read_bytes()
-    write_mesh(sample_mesh(), tmp_path / f"one{suffix}", metres_per_unit=1.0)
+    write_mesh(sample_mesh(), tmp_path / f"one{suffix}", placement=Placement(1.0))
     large, small = (trimesh.load(p, force="mesh") for p in (tmp_path / f"one{suffix}", tmp_path / "a" / f"m{suffix}"))
     assert large.extents.max() / small.extents.max() == pytest.approx(1 / METRES_PER_UNIT, rel=1e-4)
 
@@ -210,6 +199,6 @@ def test_without_colors(tmp_path: Path, suffix: str) -> None:
 
 
 def test_unknown_format(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"\.glb, \.ply, \.obj, \.stl"):
+    with pytest.raises(OutputError, match=r"\.glb, \.ply, \.obj, \.stl, \.usdz"):
         write_mesh(sample_mesh(), tmp_path / "m.fbx")
     assert list(tmp_path.iterdir()) == []

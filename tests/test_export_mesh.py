@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from ellipsoid import AXES, PLANES, WS, Ellipsoid
 from torch import Tensor
 
 from headlift.config import MeshConfig
-from headlift.eg3d.camera import orbit, unproject
+from headlift.eg3d.camera import orbit
 from headlift.eg3d.density import grid_axis
 from headlift.errors import MeshError
 from headlift.export.clean import simplify
@@ -24,9 +24,7 @@ from headlift.export.raster import rasterise
 from headlift.export.views import orbit_cameras, render_views
 from headlift.values import Camera, RenderOutput
 
-AXES = torch.tensor([0.18, 0.25, 0.21])
-PLANES = torch.zeros(1, 3, 1, 1, 1)
-WS = torch.zeros(1, 1, 1)
+PlainMesh = partial(MeshConfig, texture=False)
 
 
 @pytest.fixture(autouse=True)
@@ -36,38 +34,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@dataclass
-class Ellipsoid:
-    """A stand-in for the generator: dense inside an ellipsoid, with colours that vary smoothly along x, y, z."""
-
-    center: tuple[float, float, float] = (0.0, 0.02, 0.01)
-    size: int = 40
-    spec = SimpleNamespace(render=SimpleNamespace(box_warp=1.0))
-
-    def query(self, planes: Tensor, xyz: Tensor) -> tuple[Tensor, Tensor]:
-        radius = ((xyz - torch.tensor(self.center)) / AXES).norm(dim=-1, keepdim=True)
-        sigma = (1 - radius) * 2000 + 20  # crosses 20 at the ellipsoid
-        return sigma.clamp(-1000, 1000), (0.5 + 1.2 * xyz).clamp(0, 1)
-
-    def render(self, planes: Tensor, ws: Tensor, camera: Camera) -> RenderOutput:
-        n, s, k = len(camera), self.size, 80
-        centres = (torch.arange(s) + 0.5) / s
-        v, u = torch.meshgrid(centres, centres, indexing="ij")
-        uv = torch.stack([u, v], dim=-1).reshape(1, -1, 2).expand(n, -1, -1)
-        t = torch.linspace(2.3, 3.1, k)
-        points = torch.stack([unproject(camera, uv, torch.full(uv.shape[:2], float(d))) for d in t], dim=2)
-        sigma, features = self.query(planes, points.reshape(n, -1, 3))
-        stopped = F.softplus(sigma - 1).reshape(n, s * s, k) * (t[1] - t[0])
-        before = torch.cumsum(stopped, dim=-1) - stopped
-        weights = torch.exp(-before) * (1 - torch.exp(-stopped))
-        alpha = weights.sum(dim=-1)
-        rgb = (weights[..., None] * features.reshape(n, s * s, k, 3)).sum(dim=2) + 1 - alpha[..., None]
-        depth = (weights * t).sum(dim=-1) / alpha.clamp(min=1e-6)
-        raw = (rgb * 2 - 1).transpose(1, 2).reshape(n, 3, s, s)
-        one = (n, 1, s, s)
-        return RenderOutput(F.interpolate(raw, scale_factor=2.0), raw, raw, depth.reshape(one), alpha.reshape(one))
 
 
 def ball(resolution: int, radius: float = 0.3, center: tuple[float, float, float] = (0, 0, 0)) -> np.ndarray:
@@ -150,7 +116,7 @@ def test_empty_volume_is_a_clear_error() -> None:
             return torch.full_like(sigma, -30.0), features
 
     with pytest.raises(MeshError, match="empty from every side"):
-        extract_mesh(Nothing(), PLANES, WS, MeshConfig(resolution=24))
+        extract_mesh(Nothing(), PLANES, WS, PlainMesh(resolution=24))
 
 
 def test_mist_still_has_a_mesh() -> None:
@@ -161,7 +127,7 @@ def test_mist_still_has_a_mesh() -> None:
             sigma, features = super().query(planes, xyz)
             return -3 + 2 * (sigma / 1000).clamp(-1, 1), features
 
-    mesh = extract_mesh(Mist(), PLANES, WS, MeshConfig(resolution=32))
+    mesh = extract_mesh(Mist(), PLANES, WS, PlainMesh(resolution=32))
     assert -5 < mesh.level < -1
     assert len(mesh.faces) > 500
 
@@ -186,7 +152,7 @@ def test_automatic_level_agrees_with_the_renders() -> None:
     head = Ellipsoid()
     cameras = orbit_cameras(torch.tensor([0.0, 0.9, 2.2, 4.0]))
     views = list(render_views(head, PLANES, WS, cameras))
-    level = automatic_level(grid_density(head, PLANES)(96, None), 1.0, views, cameras)
+    level = automatic_level(grid_density(head, PLANES)(96, None), 1.0, [view.alpha for view in views], cameras)
     mesh = mesh_from_density(grid_density(head, PLANES)(96, level), 1.0, level)
     for i, out in enumerate(views):
         seen = rasterise(mesh.vertices, mesh.faces, cameras[i : i + 1], 40)
@@ -194,12 +160,12 @@ def test_automatic_level_agrees_with_the_renders() -> None:
         assert (hit & shown).sum() / (hit | shown).sum() > 0.97
         both = hit & (out.alpha[0, 0] > 0.99).numpy()
         assert np.abs(seen.depth - out.depth[0, 0].numpy())[both].mean() < 0.015
-    again = automatic_level(grid_density(head, PLANES)(96, None), 1.0, views, cameras)
+    again = automatic_level(grid_density(head, PLANES)(96, None), 1.0, [view.alpha for view in views], cameras)
     assert again == level
 
 
 def test_a_given_level_is_kept() -> None:
-    mesh = extract_mesh(Ellipsoid(), PLANES, WS, MeshConfig(resolution=40, level=33.0, colors=False))
+    mesh = extract_mesh(Ellipsoid(), PLANES, WS, PlainMesh(resolution=40, level=33.0, colors=False))
     assert mesh.level == 33.0
     assert mesh.colors is None
     radius = np.linalg.norm((mesh.vertices - np.array([0.0, 0.02, 0.01])) / AXES.numpy(), axis=1)
@@ -207,7 +173,7 @@ def test_a_given_level_is_kept() -> None:
 
 
 def test_colors_are_linear_and_those_of_the_volume() -> None:
-    mesh = extract_mesh(Ellipsoid(), PLANES, WS, MeshConfig(resolution=64), camera=orbit(0.3, 0.1))
+    mesh = extract_mesh(Ellipsoid(), PLANES, WS, PlainMesh(resolution=64), camera=orbit(0.3, 0.1))
     assert mesh.colors is not None
     expected = srgb_to_linear((0.5 + 1.2 * mesh.vertices).clip(0, 1))
     assert np.abs(mesh.colors - expected).max() < 0.06
@@ -225,7 +191,7 @@ def test_views_paint_only_what_they_see() -> None:
             return replace(out, image=image)
 
     head = Tinted(center=(0.0, 0.0, 0.0))
-    mesh = extract_mesh(head, PLANES, WS, MeshConfig(resolution=48))
+    mesh = extract_mesh(head, PLANES, WS, PlainMesh(resolution=48))
     assert mesh.colors is not None
     front = mesh.normals[:, 2] > 0.9
     back = mesh.normals[:, 2] < -0.7
@@ -248,7 +214,7 @@ def test_simplified_mesh_keeps_its_shape_and_colours() -> None:
 
 
 def test_extraction_is_deterministic() -> None:
-    a, b = (extract_mesh(Ellipsoid(), PLANES, WS, MeshConfig(resolution=32)) for _ in range(2))
+    a, b = (extract_mesh(Ellipsoid(), PLANES, WS, PlainMesh(resolution=32)) for _ in range(2))
     assert a.level == b.level
     assert a.colors is not None
     assert b.colors is not None

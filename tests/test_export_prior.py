@@ -28,7 +28,7 @@ def scene() -> Scene:
         planes = generator.planes(ws)
     heights = torch.tensor([0.0, 0.2, -0.2, 0.0, 0.2, 0.0, -0.2, 0.0, 0.2])
     cameras = orbit_cameras(torch.arange(9) * (2 * math.pi / 9), heights)
-    mesh = extract_mesh(generator, planes, ws, MeshConfig(resolution=128))
+    mesh = extract_mesh(generator, planes, ws, MeshConfig(resolution=128, texture=False))
     return mesh, list(render_views(generator, planes, ws, cameras)), cameras
 
 

@@ -32,6 +32,7 @@ FILES = {
     "crop.png",
     "head.safetensors",
     "log.jsonl",
+    "mesh-texture.png",
     "mesh.glb",
     "mesh.mtl",
     "mesh.obj",
@@ -170,7 +171,10 @@ def test_random_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     arguments += ["--video", "--frames", "4", "--meshes", "ply", "--mesh.resolution", "48"]
     assert cli.run(arguments) == 0
     pictures = {"seed0003.png", "seed0004.png", "grid.png", "mix.png"}
-    assert names(out) == pictures | {"walk.mp4", "seed0003.ply", "seed0004.ply"}
+    assert names(out) == pictures | {"walk.mp4", "seed0003.ply", "seed0004.ply"} | {
+        "seed0003-texture.png",
+        "seed0004-texture.png",
+    }
     assert Image.open(out / "seed0003.png").size == (516, 256)
     before = (out / "grid.png").read_bytes()
     assert "already there" in message(capsys, *arguments)
