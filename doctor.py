@@ -60,6 +60,7 @@ def diagnose(folder: Path | str = ".") -> list[Check]:
         ("video (H.264)", True, _video),
         ("images", True, _images),
         ("HEIC photos", False, _heic),
+        ("web app", False, _app),
         ("report viewer", True, _viewer),
     ]
     return [_guarded(name, needed, check) for name, needed, check in checks]
@@ -277,6 +278,16 @@ def _heic() -> Check:
             "HEIC photos", False, "not installed", "`pip install 'headlift[heic]'` reads iPhone photos.", needed=False
         )
     return Check("HEIC photos", True, f"pillow-heif {pillow_heif.__version__}", needed=False)
+
+
+def _app() -> Check:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return Check("web app", True, f"gradio {version('gradio')}", needed=False)
+    except PackageNotFoundError:
+        remedy = "`pip install 'headlift[app]'` installs what `headlift app` needs."
+        return Check("web app", False, "not installed", remedy, needed=False)
 
 
 def _viewer() -> Check:
