@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -205,7 +206,7 @@ def read_labels(path: Path, generator: Generator, sha256: str) -> tuple[Float[Te
     return torch.cat(codes).to(generator.w_avg), scores
 
 
-def _label_rows(path: Path) -> list[dict[str, str]]:
+def _label_rows(path: Path) -> list[dict[str, Any]]:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise DataError(f"{path}: larger than {LARGEST_FILE >> 20} MiB.")

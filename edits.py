@@ -38,8 +38,9 @@ from headlift.invert.perceptual import load_distance
 from headlift.photo import read_photo
 from headlift.pose_estimation import mediapipe_models
 from headlift.pose_estimation.crop import cut, to_tensor
+from headlift.pose_estimation.identity import recogniser
 from headlift.values import Step
-from headlift.weights import file_sha256
+from headlift.weights import FACENET, file_sha256, find_measure
 
 HEAD = "head.safetensors"
 STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
@@ -241,7 +242,9 @@ def measure(before: Head, after: Head, config: EditConfig, directions: Direction
         def variant(generator: Generator, ws: Tensor) -> tuple[Generator, Tensor]:
             return moved_generator(generator, ws, directions, parse_amounts(config.move), layers)
 
-    return identity_drift(before, after, distance, mediapipe_models.face_mesh, None, variant, config.seed)
+    network = find_measure(FACENET)
+    known = None if network is None else recogniser(network)
+    return identity_drift(before, after, distance, mediapipe_models.face_mesh, known, variant, config.seed)
 
 
 def only_moves(config: EditConfig) -> bool:

@@ -204,7 +204,7 @@ def _both(
 ) -> tuple[tuple[_Seen, _Seen], list[tuple[Camera, _Seen, _Seen]]]:
     """Both heads at the first one's camera, and from the sides."""
     own = tuple(_look(head.generator, head.ws, before.camera) for head in (before, after))
-    cameras = all_round(before.generator, whole, before.camera.intrinsics[:, 0, 0])
+    cameras = all_round(before.generator, whole, before.camera.intrinsics[0, 0, 0])
     views = []
     for i in range(len(cameras)):
         camera = cameras[i : i + 1]

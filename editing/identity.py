@@ -8,6 +8,7 @@ to move. Neither knows persons: they say how much the head has changed, not whet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,10 +23,13 @@ from headlift.eg3d.generator import Generator
 from headlift.export.images import to_uint8
 from headlift.invert.losses import resize
 from headlift.invert.perceptual import Distance, spatial_mean
+from headlift.pose_estimation.identity import Recogniser
 from headlift.values import Camera
 
 YAWS = (0.0, -0.45, 0.45)
 """The views that are compared, radians to the side."""
+JITTER = (-0.02, 0.02)
+"""Turns of the camera, radians, that say how much the mesh scatters by itself."""
 OTHERS = 5
 """Random heads that say how far apart two heads are."""
 COARSE = 2
@@ -34,8 +38,6 @@ COARSE = 2
 Picture = UInt8[np.ndarray, "h h 3"]
 Landmarks = Callable[[Picture], "np.ndarray | None"]
 """From a picture of a face to its mesh [478, 3] in pixels, or None."""
-Recogniser = Callable[[Sequence[Picture]], "np.ndarray"]
-"""From pictures of faces to one embedding each, [n, d]: a face-recognition network."""
 Variant = Callable[[Generator, Tensor], tuple[Generator, Tensor]]
 """The same edit on another head: from a generator and a code [1, l, w] to those of the edited head."""
 
@@ -77,27 +79,25 @@ def identity_drift(
     others = [_seen(generator, ws, cameras[:1]) for ws in random]
     found = []
     if recogniser is not None:
-        pictures = [[to_uint8(image[i : i + 1]) for i in range(len(image))] for image, _ in shown]
-        a, b = (recogniser(views) for views in pictures)
-        apart = _pairs([recogniser([to_uint8(image)])[0] for image, _ in others], _off_cosine)
-        value = float(np.mean([_off_cosine(x, y) for x, y in zip(a, b, strict=True)]))
-        found.append(Drift("recognition", value / apart, "embeddings of a face-recognition network", False))
+        value = _recognition_drift(shown, others, recogniser)
+        if value is not None:
+            found.append(Drift("recognition", value, "embeddings of a face-recognition network", False))
     apart = _pairs(others, lambda x, y: feature_gap(x, y, distance))
     value = feature_gap(shown[0], shown[1], distance) / apart
     found.append(Drift("features", value, "features of the builtin perceptual network over the head", True))
     if landmarks is not None:
-        shape = _shape_drift(shown, others, random, generator, cameras[:1], landmarks, variant)
+        shape = _shape_drift(shown, others, random, generator, before.ws, cameras[:1], landmarks, variant)
         if shape is not None:
             about = "landmarks of the face" + (", less what the edit moves on other heads" if variant else "")
             found.append(Drift("face_shape", shape, about, True))
     return tuple(found)
 
 
-def random_codes(generator: Generator, count: int, seed: int, psi: float = 0.7) -> list[Float[Tensor, "1 l w"]]:
+def random_codes(generator: Generator, count: int, seed: int) -> list[Float[Tensor, "1 l w"]]:
     """Codes of random heads of the prior."""
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(count, generator.spec.mapping.z_dim, generator=rng).to(generator.w_avg.device)
-    return list(generator.mapping(z, None, psi).split(1))
+    return list(generator.mapping(z, None).split(1))
 
 
 def feature_gap(
@@ -115,6 +115,21 @@ def feature_gap(
     return float(torch.stack(gaps).mean())
 
 
+def _recognition_drift(
+    shown: Sequence[tuple[Tensor, Tensor]], others: Sequence[tuple[Tensor, Tensor]], recogniser: Recogniser
+) -> float | None:
+    """None where no face is found in a view of both heads."""
+
+    def embedded(images: Tensor) -> np.ndarray:
+        return recogniser([to_uint8(image[None]) for image in images])
+
+    gaps = [_off_cosine(a, b) for a, b in zip(embedded(shown[0][0]), embedded(shown[1][0]), strict=True)]
+    rest = [vector for image, _ in others if np.isfinite(vector := embedded(image)[0]).all()]
+    if np.isnan(gaps).all() or len(rest) < 2:
+        return None
+    return float(np.nanmean(gaps)) / _pairs(rest, _off_cosine)
+
+
 def normal_shape(points: Float[np.ndarray, "478 3"]) -> Float[np.ndarray, "468 2"]:
     """A face's points about their middle, in units of their spread, turned level by the outer corners of the eyes."""
     flat = points[:468, :2] - points[:468, :2].mean(0)
@@ -129,11 +144,13 @@ def _shape_drift(
     others: Sequence[tuple[Tensor, Tensor]],
     random: Sequence[Tensor],
     generator: Generator,
+    ws_before: Float[Tensor, "1 l w"],
     front: Camera,
     landmarks: Landmarks,
     variant: Variant | None,
 ) -> float | None:
-    """None where no face is found."""
+    """None where no face is found. What the mesh scatters by itself, seen in slightly turned renders, is taken off."""
+    focal = front.intrinsics[0, 0, 0].cpu()
 
     def shape(image: Tensor) -> np.ndarray | None:
         points = landmarks(to_uint8(image[:1]))
@@ -144,6 +161,8 @@ def _shape_drift(
     known = [points for points in rest if points is not None]
     if start is None or end is None or len(known) < 2:
         return None
+    again = [shape(_seen(generator, ws_before, orbit(yaw, 0.0, focal=focal).to(ws_before.device))[0]) for yaw in JITTER]
+    noise = _root_mean([float(np.square(points - start).sum()) for points in again if points is not None])
     moved = end - start
     if variant is not None:
         moves = []
@@ -153,7 +172,8 @@ def _shape_drift(
                 moves.append(went - still)
         if moves:
             moved = without(moved, np.mean(moves, axis=0))
-    return float(np.linalg.norm(moved)) / _pairs(known, lambda x, y: float(np.linalg.norm(x - y)))
+    apart = _pairs(known, lambda x, y: float(np.linalg.norm(x - y)))
+    return math.sqrt(max(0.0, float(np.square(moved).sum()) - noise**2) / max(apart**2 - noise**2, 1e-9))
 
 
 def without(moved: Float[np.ndarray, "k 2"], meant: Float[np.ndarray, "k 2"]) -> Float[np.ndarray, "k 2"]:
@@ -169,6 +189,10 @@ def _seen(generator: Generator, ws: Tensor, cameras: Camera) -> tuple[Tensor, Te
 
 def _off_cosine(a: np.ndarray, b: np.ndarray) -> float:
     return 1 - float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def _root_mean(squares: Sequence[float]) -> float:
+    return math.sqrt(sum(squares) / len(squares)) if squares else 0.0
 
 
 def _pairs(items: Sequence, apart: Callable[..., float]) -> float:

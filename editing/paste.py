@@ -14,18 +14,22 @@ from headlift.editing.edit import Subject
 from headlift.editing.regions import soften
 from headlift.export.images import to_uint8
 from headlift.pose_estimation.crop import cut, inside_photo, paste_back, to_tensor
-from headlift.values import Similarity
+from headlift.values import Camera, Similarity
 
 LARGEST = 1024
 """Side of the crop in which the edit is laid over, pixels at most."""
 UNCHANGED, CHANGED = 0.04, 0.12
 """Changes of colour, in [-1, 1], from which on a pixel begins to be replaced, and is replaced altogether."""
+FAINT = 0.25
+"""What is less opaque than this, haze beside a small prior's heads, is never laid over."""
 FEATHER = 0.015
 """Width of the soft edge, in crops."""
 TONE = 0.03
 """Coarser than this, in crops, the photo's own tones stay."""
 BORDER = 0.03
-"""The crop's border is never touched; its width in crops."""
+"""The border of what is laid over is never touched; its width in crops."""
+WIDER = 0.72
+"""Heads on white are laid over with a lens so much shorter than the crop's, which cuts hair off at its upper edge."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,14 @@ def into_photo(photo: UInt8[np.ndarray, "h w 3"], similarity: Similarity, before
     at coarse scales is added). Priors on white know the head's outline: beyond it the photo's background shows, and
     where the edited head has become narrower, the background round it is drawn in. Pixels outside the mask stay.
     """
+    camera = before.camera
+    if before.generator.spec.render.white_background:
+        camera, similarity = wider(camera, WIDER), shrunk(similarity, WIDER)
     side = int(min(LARGEST, max(64, round(1 / similarity.scale))))
     whole = to_tensor(cut(photo, similarity, side)).to(before.ws)
-    (was, was_alpha), (now, now_alpha) = (_shown(head, before, side) for head in (before, after))
-    difference = (now - was).abs().amax(1, keepdim=True)
+    (was, was_alpha), (now, now_alpha) = (_shown(head, camera, side) for head in (before, after))
+    solid = ((torch.maximum(was_alpha, now_alpha) - FAINT) / FAINT).clamp(0, 1)
+    difference = (now - was).abs().amax(1, keepdim=True) * solid
     near = soften(difference, FEATHER / 2)
     share = ((near - UNCHANGED) / (CHANGED - UNCHANGED)).clamp(0, 1)
     mask = soften(F.max_pool2d(share, 2 * _pixels(FEATHER, side) + 1, 1, _pixels(FEATHER, side)), FEATHER)
@@ -81,9 +89,24 @@ def soften_channels(image: Float[Tensor, "1 c s s"], sigma: float) -> Float[Tens
     return torch.cat([soften(image[:, i : i + 1], sigma) for i in range(image.shape[1])], dim=1)
 
 
-def _shown(head: Subject, before: Subject, side: int) -> tuple[Tensor, Tensor]:
-    """A head at the photo's camera, `side` pixels, and its opacity (1 everywhere for priors with a background)."""
-    out = head.generator.render(head.generator.planes(head.ws), head.ws, before.camera)
+def wider(camera: Camera, factor: float) -> Camera:
+    """The same camera with a lens `factor` times as long: the picture shrinks about its middle (0.5, 0.5)."""
+    k = camera.intrinsics.clone()
+    k[..., :2, :2] *= factor
+    k[..., :2, 2] = 0.5 + factor * (k[..., :2, 2] - 0.5)
+    return Camera(camera.cam2world, k)
+
+
+def shrunk(similarity: Similarity, factor: float) -> Similarity:
+    """The similarity of the picture that `wider` gives: crop fractions shrink about the middle of the crop."""
+    matrix = factor * similarity.matrix
+    matrix[:, 2] += 0.5 * (1 - factor)
+    return Similarity(matrix)
+
+
+def _shown(head: Subject, camera: Camera, side: int) -> tuple[Tensor, Tensor]:
+    """A head at a camera, `side` pixels, and its opacity (1 everywhere for priors with a background)."""
+    out = head.generator.render(head.generator.planes(head.ws), head.ws, camera)
     size = (side, side)
     image = F.interpolate(out.image.clamp(-1, 1), size=size, mode="bicubic", align_corners=False).clamp(-1, 1)
     if not head.generator.spec.render.white_background:

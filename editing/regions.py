@@ -207,7 +207,7 @@ def _log_likelihood(
     return -0.5 * (_far(x, mean, covariance) + torch.logdet(covariance))
 
 
-def all_round(generator: Generator, whole: bool, focal: Float[Tensor, " 1"]) -> Camera:
+def all_round(generator: Generator, whole: bool, focal: Float[Tensor, ""]) -> Camera:
     """The views in which a region is changed and the rest is kept: the front half, or all round."""
     yaws = [0.0, -0.35, 0.35, -0.75, 0.75, 0.0] + ([-1.4, 1.4, 2.4, -2.4] if whole else [])
     pitches = [0.0, 0.1, 0.1, 0.0, 0.0, 0.3] + ([0.0] * 4 if whole else [])
