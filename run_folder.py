@@ -1,7 +1,8 @@
 """A run on the disk: what a photo and its settings gave, resumable, never half-written.
 
-A folder holds `head.safetensors`, `mesh.*`, `turntable.mp4`, `views.png`, `crop.png`, `pose.png`, `camera.json`,
-`report.html`, `config.toml` and `log.jsonl`. While a run is under way it also holds `resume.safetensors`.
+A folder holds `head.safetensors`, `mesh.*` (with `mesh-texture.png`), `turntable.mp4`, `views.png`, `crop.png`,
+`pose.png`, `camera.json`, `report.html`, `config.toml` and `log.jsonl`. While a run is under way it
+also holds `resume.safetensors`.
 """
 
 from __future__ import annotations
