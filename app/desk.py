@@ -369,10 +369,15 @@ class Desk:
         return self.paces.get(self.settings(name, method))
 
     def measure(self, name: Preset, method: Method) -> Job[None] | None:
-        """Queue the measurement of a pace that is not known yet, on the example; others' jobs break it off."""
+        """Queue the measurement of a pace that is not known yet, on the example; visitors' jobs break it off.
+
+        The same measurement is queued once. None when the pace is known or somebody's job is under way.
+        """
         config = self.settings(name, method)
-        if self.paces.get(config) is not None or self.queue.busy_visitors():
-            return None
+        owner = f"measuring {name} {method}"
+        pending = self.queue.of(owner)
+        if pending is not None or self.paces.get(config) is not None or self.queue.busy_visitors() - {""}:
+            return pending
 
         def work(job: Job[None]) -> None:
             def step(event: Step) -> None:
@@ -389,7 +394,7 @@ class Desk:
 
             self.paces.put(config, measure(config, run))
 
-        return self.queue.submit(Job("Measuring this machine", f"measuring {name} {method}", "", work))
+        return self.queue.submit(Job("Measuring this machine", owner, "", work))
 
     def leave(self, tab: str) -> None:
         """A tab was closed: nothing more is done for it."""

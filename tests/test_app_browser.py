@@ -45,7 +45,7 @@ def tiny(name: str, method: str) -> ReconstructConfig:
     latent = replace(config.inversion.latent, steps=3, candidates=2, w_stats_samples=20)
     tuning = replace(config.inversion.tuning, steps=3 if name == "fast" else 5000, side_views=2)
     inversion = replace(config.inversion, latent=latent, tuning=tuning, preview_every=1)
-    return replace(config, inversion=inversion, mesh=replace(config.mesh, resolution=48))
+    return replace(config, inversion=inversion, mesh=replace(config.mesh, resolution=48, views=2))
 
 
 @dataclass
@@ -245,7 +245,9 @@ def test_downloads_are_read_by_other_libraries(
     other = visit(browser, app, width=390)
     for path in (address, address.replace("/file/", "/view/").rpartition("/")[0], "/headlift/mesh/" + "0" * 16):
         assert other.page.evaluate("path => fetch(path).then(answer => answer.status)", path) == 404
-    other.page.set_input_files("#hl-open input[type=file]", tmp_path / "mine.safetensors")
+    with other.page.expect_file_chooser() as chooser:
+        other.page.click("#hl-open")
+    chooser.value.set_files(tmp_path / "mine.safetensors")
     at_rest(other.page)
     assert other.page.inner_text(".hl-title h2") == "mine"
     assert other.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0  # fits a phone

@@ -145,7 +145,6 @@ window.headlift = (() => {
     const link = document.querySelector(".hl-download[data-auto]");
     if (link) { link.removeAttribute("data-auto"); link.click(); }
     name("#hl-drop input[type=file]", "Choose a photo of a face");
-    name("#hl-open input[type=file]", "Choose a head file");
   };
 
   // Labels for screen readers where Gradio gives none.
