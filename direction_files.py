@@ -186,17 +186,17 @@ def read_labels(path: Path, generator: Generator, sha256: str) -> tuple[Float[Te
         raise DataError(f"{path}: no column 'seed' or 'head' that says which head a row is about.")
     names = [name for name in table[0] if name != key]
     scores: dict[str, list[float]] = {name: [] for name in names}
-    heads = []
+    heads: list[str] = []
     for number, row in enumerate(table, 1):
         try:
             for name in names:
                 value = row.get(name)
                 scores[name].append(math.nan if value in (None, "") else float(value))
-            heads.append(int(row[key]) if key == "seed" else str(row[key]))
+            heads.append(str(int(row[key])) if key == "seed" else str(row[key]))
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{path}: row {number} has no usable {key!r}, or a label that is no number.") from None
     if key == "seed":
-        return codes_of_seeds(generator, heads, 1.0)[:, 0], scores
+        return codes_of_seeds(generator, [int(seed) for seed in heads], 1.0)[:, 0], scores
     codes = []
     for head in heads:
         found = load_head(path.parent / head)

@@ -104,7 +104,7 @@ def edit_head(
     write_png(files[2], strip(strip_rows(before, after, config, directions), before.camera))
     write_text(files[3], json.dumps(about, indent=2) + "\n")
     if photo is not None:
-        write_png(out / "photo.png", into_photo(photo, before.similarity, before, after).photo)
+        write_png(out / "photo.png", into_photo(photo, before.similarity, before, after, region).photo)
     if config.video:
         write_sweep(out / "sweep.mp4", before, after, config, on_step)
     return Edited(before, after, drift, files)

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headlift.editing.edit import Subject
-from headlift.editing.regions import soften
+from headlift.editing.regions import Region, soften
+from headlift.eg3d.generator import VolumeOutput
 from headlift.export.images import to_uint8
 from headlift.pose_estimation.crop import cut, inside_photo, paste_back, to_tensor
 from headlift.values import Camera, Similarity
@@ -44,8 +45,14 @@ class Pasted:
 
 
 @torch.no_grad()
-def into_photo(photo: UInt8[np.ndarray, "h w 3"], similarity: Similarity, before: Subject, after: Subject) -> Pasted:
-    """Lay over the photo what the edit has changed as the photo's camera sees it.
+def into_photo(
+    photo: UInt8[np.ndarray, "h w 3"],
+    similarity: Similarity,
+    before: Subject,
+    after: Subject,
+    region: Region | None = None,
+) -> Pasted:
+    """Lay over the photo what the edit has changed as the photo's camera sees it; with a region, inside it alone.
 
     Where the edit changes little, its difference is added to the photo, which keeps the photo's detail; where it
     changes much, the render replaces the photo, in the photo's own tones (what the photo has over the unedited render
@@ -60,6 +67,10 @@ def into_photo(photo: UInt8[np.ndarray, "h w 3"], similarity: Similarity, before
     (was, was_alpha), (now, now_alpha) = (_shown(head, camera, side) for head in (before, after))
     solid = ((torch.maximum(was_alpha, now_alpha) - FAINT) / FAINT).clamp(0, 1)
     difference = (now - was).abs().amax(1, keepdim=True) * solid
+    if region is not None:
+        seen = [_volume(head, camera) for head in (before, after)]
+        inside = torch.maximum(region(camera, seen[0]), region(camera, seen[1]))
+        difference = difference * F.interpolate(inside, size=(side, side), mode="bilinear", align_corners=False)
     near = soften(difference, FEATHER / 2)
     share = ((near - UNCHANGED) / (CHANGED - UNCHANGED)).clamp(0, 1)
     mask = soften(F.max_pool2d(share, 2 * _pixels(FEATHER, side) + 1, 1, _pixels(FEATHER, side)), FEATHER)
@@ -112,6 +123,10 @@ def _shown(head: Subject, camera: Camera, side: int) -> tuple[Tensor, Tensor]:
     if not head.generator.spec.render.white_background:
         return image, torch.ones_like(image[:, :1])
     return image, F.interpolate(out.alpha, size=size, mode="bilinear", align_corners=False).clamp(0, 1)
+
+
+def _volume(head: Subject, camera: Camera) -> VolumeOutput:
+    return head.generator.volume(head.generator.planes(head.ws), camera)
 
 
 def _filled(image: Float[Tensor, "1 3 s s"], hole: Float[Tensor, "1 1 s s"]) -> Float[Tensor, "1 3 s s"]:

@@ -64,7 +64,8 @@ def captioned(sheet: UInt8[np.ndarray, "h w 3"], text: str) -> UInt8[np.ndarray,
     from PIL import Image, ImageDraw, ImageFont
 
     width = sheet.shape[1]
-    font = ImageFont.load_default(max(11, width // 64))
+    size = max(11, width // 64)
+    font = ImageFont.load_default(size)
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     lines: list[str] = []
     for paragraph in text.splitlines():
@@ -76,7 +77,7 @@ def captioned(sheet: UInt8[np.ndarray, "h w 3"], text: str) -> UInt8[np.ndarray,
                 longer = word
             line = longer
         lines.append(line)
-    height = round(1.4 * font.size)
+    height = round(1.4 * size)
     bar = Image.new("RGB", (width, height * len(lines) + 10), "white")
     draw = ImageDraw.Draw(bar)
     for i, line in enumerate(lines):

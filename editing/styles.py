@@ -53,7 +53,7 @@ def style_layers(generator: Generator) -> tuple[StyleLayer, ...]:
 def _of_block(name: str, block: SynthesisBlock, first: int) -> list[StyleLayer]:
     parts = ("conv0", "conv1", "torgb")[2 - block.num_convs :]
     return [
-        StyleLayer(f"{name}.{part}.affine", first + i, block.get_submodule(f"{part}.affine").bias.shape[0])
+        StyleLayer(f"{name}.{part}.affine", first + i, len(block.get_parameter(f"{part}.affine.bias")))
         for i, part in enumerate(parts)
     ]
 
@@ -85,5 +85,5 @@ def shift_styles(generator: Generator, shift: Float[Tensor, " s"], layers: Seque
     with torch.no_grad():
         for layer, part in zip(known, shift.split([layer.width for layer in known]), strict=True):
             module = affine(moved, layer)
-            module.bias += (part * rows[layer.row]).to(module.bias) / module.bias_gain
+            module.bias.add_((part * rows[layer.row]).to(module.bias) / module.bias_gain)
     return moved

@@ -191,10 +191,11 @@ def read_tensors(stream: io.BufferedIOBase, limits: Limits = Limits()) -> Mappin
         root = _unzip(data, limits)
         if isinstance(root, _Tensor | _Array):
             return {"": _tensor(root, "the tensor")}
-        named = root.items() if type(root) is dict else enumerate(root) if type(root) in (list, tuple) else None
-        if named is None:
+        if isinstance(root, list | tuple):
+            root = dict(enumerate(root))
+        if not isinstance(root, dict):
             raise CheckpointError(f"it holds {_describe(root)}, where tensors were expected")
-        return {str(name): _tensor(value, f"entry {str(name)[:100]!r}") for name, value in named}
+        return {str(name): _tensor(value, f"entry {str(name)[:100]!r}") for name, value in root.items()}
     except CheckpointError as error:
         what = (
             str(error)

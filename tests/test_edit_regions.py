@@ -187,6 +187,19 @@ def test_an_edit_of_nothing_gives_the_photo_back_bit_for_bit() -> None:
     np.testing.assert_array_equal(pasted.photo, photo)
 
 
+def test_with_a_region_nothing_outside_it_is_laid_over() -> None:
+    before = head()
+    after = replace(before, ws=before.ws + 1.5)
+    photo = photo_of(before, SIMILARITY)
+    whole = into_photo(photo, SIMILARITY, before, after)
+    left = into_photo(photo, SIMILARITY, before, after, painted_region(left_half(), before))
+    side = whole.mask.shape[0]
+    right = slice(round(0.65 * side), None)
+    assert whole.mask[:, right].max() > 0.5
+    assert left.mask[:, right].max() == 0
+    assert left.mask[:, : side // 2].max() > 0.5
+
+
 def test_pixels_outside_the_mask_stay_bit_for_bit_and_the_edit_is_seen_inside() -> None:
     before = head()
     after = replace(before, ws=before.ws + 1.5)
