@@ -326,15 +326,18 @@ class Desk:
 
     # Files to take along
 
+    def exported(self, visitor: str, id: str, kind: Format) -> Path | None:
+        """The file, if it has been written: the head file always has. Raises VisitError."""
+        path = self.head(visitor, id).folder / exported_name(kind)
+        return path if path.exists() else None
+
     def export(self, visitor: str, tab: str, id: str, kind: Format) -> Job[Path]:
-        """Queue the writing of a file; the same file is written once. Raises QueueError, VisitError."""
+        """Queue the writing of a file. Raises QueueError, VisitError."""
         kept = self.head(visitor, id)
-        target = kept.folder / exported_name(kind)
 
         def work(job: Job[Path]) -> Path:
-            if not target.exists():
-                self._export(kept, kind, job)
-            return target
+            self._export(kept, kind, job)
+            return kept.folder / exported_name(kind)
 
         return self.queue.submit(Job(f"Writing {kept.name}.{suffix_of(kind)}", tab, visitor, work))
 

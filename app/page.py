@@ -385,21 +385,24 @@ class Page:
             amounts = amounts_of(dict(zip(self.names, values, strict=True)))
             if amounts:
                 kept = await asyncio.to_thread(self.desk.keep_edit, visitor, id, amounts)
-            job = self.desk.export(visitor, tab_of(request), kept.id, kind)
+            path = self.desk.exported(visitor, kept.id, kind)
+            job = None if path else self.desk.export(visitor, tab_of(request), kept.id, kind)
         except HeadliftError as error:
             yield {self.notice: parts.alert(str(error))}
             return
         yield {self.notice: "", self.recent: parts.recent(self.desk.heads(visitor), id)}
-        async for _ in until_over(job):
-            yield {self.written: parts.writing(job, self.desk.queue.ahead(job))}
-        if job.state is State.DONE and job.result is not None:
+        if job is not None:
+            async for _ in until_over(job):
+                yield {self.written: parts.writing(job, self.desk.queue.ahead(job))}
+            path = job.result
+        if path is not None:
             yield {
-                self.written: parts.download(kept, kind, job.result.stat().st_size, auto),
+                self.written: parts.download(kept, kind, path.stat().st_size, auto),
                 self.mesh: parts.mesh(kept),
                 self.make_mesh: gr.update(visible=not parts.textured(kept)),
             }
         else:
-            yield {self.written: "", self.notice: parts.alert(job.error or "Nothing was written.")}
+            yield {self.written: "", self.notice: parts.alert((job and job.error) or "Nothing was written.")}
 
 
 def slider(entry: Direction) -> gr.Slider:

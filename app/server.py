@@ -125,7 +125,7 @@ def add_routes(app: Any, desk: Desk) -> None:
     from starlette.requests import Request
     from starlette.responses import FileResponse, PlainTextResponse, Response
 
-    from headlift.app.desk import FORMATS, THUMBNAIL, exported_name, suffix_of
+    from headlift.app.desk import FORMATS, THUMBNAIL, suffix_of
     from headlift.app.views import amounts_of
 
     private = {"Cache-Control": "no-store"}
@@ -156,10 +156,10 @@ def add_routes(app: Any, desk: Desk) -> None:
 
     def file(visitor: str, request: Request) -> Response:
         kept, kind = desk.head(visitor, request.path_params["id"]), request.path_params["kind"]
-        if kind not in FORMATS or not (kept.folder / exported_name(kind)).exists():
+        path = desk.exported(visitor, kept.id, kind) if kind in FORMATS else None
+        if path is None:
             raise ValueError("This file has not been written.")
-        name = f"{kept.name}.{suffix_of(kind)}"
-        return FileResponse(kept.folder / exported_name(kind), filename=name, headers=private)
+        return FileResponse(path, filename=f"{kept.name}.{suffix_of(kind)}", headers=private)
 
     def static(request: Request) -> Response:
         name = request.path_params["name"]
