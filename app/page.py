@@ -328,7 +328,7 @@ class Page:
     def open_recent(self, request: gr.Request, event: gr.EventData) -> Update:
         return self._try(lambda visitor: self.desk.head(visitor, str(event.id)), request)
 
-    def keep_edit(self, id: str, *values: float, request: gr.Request) -> Update:
+    def keep_edit(self, id: str, request: gr.Request, *values: float) -> Update:
         amounts = amounts_of(dict(zip(self.names, values, strict=True)))
         if not amounts:
             return {self.notice: parts.alert("Nothing has been changed yet: move a slider first.")}
@@ -365,13 +365,13 @@ class Page:
     def export_as(self, kind: Format) -> Callable[..., AsyncIterator[Update]]:
         """The handler of a download button."""
 
-        async def export(id: str, *values: float, request: gr.Request) -> AsyncIterator[Update]:
+        async def export(id: str, request: gr.Request, *values: float) -> AsyncIterator[Update]:
             async for update in self._export(kind, id, values, request):
                 yield update
 
         return export
 
-    async def show_textured(self, id: str, *values: float, request: gr.Request) -> AsyncIterator[Update]:
+    async def show_textured(self, id: str, request: gr.Request, *values: float) -> AsyncIterator[Update]:
         async for update in self._export("glb", id, values, request, auto=False):
             yield update
 
