@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from headlift import __version__
-from headlift.config import EvaluateInversionConfig, InversionConfig, Method, from_table
+from headlift.config import EvaluateInversionConfig, InversionConfig, Method, PoseConfig, from_table
 from headlift.device import find_device
 from headlift.eg3d.camera import FFHQ_FOCAL
 from headlift.eg3d.generator import Generator
@@ -144,6 +144,11 @@ class MethodTask:
     config: EvaluateInversionConfig
     out: Path
     key: str
+
+    @property
+    def pose(self) -> PoseConfig:
+        """How faces are looked for: in the generator's idea of straight ahead."""
+        return replace(self.config.pose, frame=looks_ahead(self.config.weights, self.config.pose.frame))
 
     @property
     def stem(self) -> str:
@@ -272,9 +277,8 @@ def at_most(inversion: InversionConfig, steps: int) -> InversionConfig:
 def run_task(task: MethodTask, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> MethodTask:
     """Do one, keep its figures and pictures, and say that it is done. Raises Stopped when it was asked to stop."""
     generator, _ = generator_of(task.config.weights, task.config.device)
-    pose = replace(task.config.pose, frame=looks_ahead(task.config.weights, task.config.pose.frame))
     try:
-        subject = task.source.load(generator, pose)
+        subject = task.source.load(generator, task.pose)
     except (FaceError, PhotoError) as error:
         nothing = np.full((PICTURE_SIDE, PICTURE_SIDE, 3), 255, np.uint8)
         row = Row(task.method, task.source.name, task.source.kind, task.key, error=str(error))
@@ -297,16 +301,15 @@ def evaluate_one(
 ) -> tuple[Row, list[Sight]]:
     """Invert and measure; the row, and the renders that it is of. Raises Stopped when it was asked to stop."""
     device = next(generator.parameters()).device
-    crops, subject = [subject.crop], subject
+    crops = [subject.crop]
     if task.inversion.method in SEVERAL:
         further, rest = further_photos(subject)
-        crops, subject = [subject.crop, *further], replace(subject, others=rest)
+        crops, subject = [*crops, *further], replace(subject, others=rest)
     with costing(device) as cost:
-        steps = invert(generator, crops if len(crops) > 1 else crops[0], task.inversion, task.config.seed, should_stop)
-        inversion = follow(steps, on_step)
+        inversion = follow(invert(generator, crops, task.inversion, task.config.seed, should_stop), on_step)
     if should_stop():
         raise Stopped
-    figures, shown = measure(subject, inversion, find_judges(looks_ahead(task.config.weights, task.config.pose.frame)))
+    figures, shown = measure(subject, inversion, find_judges(task.pose.frame))
     figures |= {"seconds": cost.seconds, "memory": cost.memory, "steps": float(len(inversion.history))}
     keep_features(task, subject, shown)
     row = Row(task.method, task.source.name, task.source.kind, task.key, figures, inversion.reason, device_name(device))
