@@ -31,6 +31,8 @@ _PADDING = 4
 """Texels between charts."""
 _PORTION = 2**19
 """Texels that are coloured at a time."""
+_FADING = 0.08
+"""Beside the photo, its shift of the colours falls by a factor e over this distance, world units."""
 _RIM = 0.012
 """The photo is not trusted so near to a contour or to its mask's edge, fractions of its side."""
 
@@ -248,7 +250,8 @@ def _trusted(mesh: Mesh, photo: Photo) -> dict[str, object]:
 def _spread(mesh: Mesh, values: Float[np.ndarray, "v 3"], known: Float[np.ndarray, "v 1"]) -> Float[np.ndarray, "v 3"]:
     """Values known on a part of the mesh, carried smoothly beyond it and fading with the distance.
 
-    Minimises sum known (x - values)^2 + 100 sum over edges (x_i - x_j)^2 + 0.05 sum x^2: a screened Poisson equation.
+    Minimises sum known (x - values)^2 + 100 sum over edges (x_i - x_j)^2 + s sum (1 - known) x^2, a screened Poisson
+    equation. s is 100 (mean edge / _FADING)^2, so that the distance of the fading does not depend on the triangles.
     """
     from scipy.sparse import coo_matrix, csr_matrix, diags
     from scipy.sparse.linalg import cg
@@ -261,7 +264,9 @@ def _spread(mesh: Mesh, values: Float[np.ndarray, "v 3"], known: Float[np.ndarra
     beside = csr_matrix((beside + beside.T) > 0, dtype=np.float64)
     laplacian = diags(np.asarray(beside.sum(axis=1)).ravel()) - beside
     weight = known[:, 0].astype(np.float64)
-    system = (100 * laplacian + diags(weight + 0.05)).tocsr()
+    edge = np.linalg.norm(mesh.vertices[ends[:, 0]] - mesh.vertices[ends[:, 1]], axis=1).mean()
+    screen = 100 * (edge / _FADING) ** 2
+    system = (100 * laplacian + diags(weight + screen * (1 - weight))).tocsr()
     scale = diags(1 / system.diagonal())
     spread = [cg(system, weight * values[:, i], rtol=1e-4, maxiter=2000, M=scale)[0] for i in range(3)]
     return np.stack(spread, axis=1).astype(np.float32)
