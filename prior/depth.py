@@ -1,7 +1,7 @@
 """Train the network that guesses a head's depth from one photo (`headlift.invert.depth_net`).
 
     python -m headlift.prior.synthetic depths BUNDLE HEADS DEPTHS.npy --procs 2
-    python -m headlift.prior.depth HEADS DEPTHS.npy --out prior/data/depth.safetensors --minutes 20
+    python -m headlift.prior.depth HEADS DEPTHS.npy --out prior/data/depth.safetensors
 
 HEADS holds `heads-*.zip`, DEPTHS.npy the depth of their pictures. Pictures taken with the lens of EG3D's crops are
 used, half of them mirrored, with random light, colour, blur, noise and compression, and masks that are a little wrong,
@@ -110,23 +110,23 @@ def measure(net: nn.Module, pictures: UInt8[Tensor, "n 4 s s"], depth: Float[Ten
 def train(
     pictures: UInt8[Tensor, "n 4 s s"],
     depth: Float[Tensor, "n 1 s s"],
-    minutes: float,
+    steps: int,
     batch: int = 16,
     lr: float = 2e-3,
     seed: int = 0,
     start: DepthNet | None = None,
 ) -> DepthNet:
-    """Train for so many minutes, from random weights or from `start`; the running mean of the weights is given back."""
+    """Train for so many steps, from random weights or from `start`; the running mean of the weights is given back."""
     rng = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     net = DepthNet() if start is None else copy.deepcopy(start).requires_grad_()
     net.to(memory_format=torch.channels_last)
     mean = copy.deepcopy(net).requires_grad_(False)
     optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
-    began, step, shown = time.monotonic(), 0, 0.0
-    while (share := (time.monotonic() - began) / (60 * minutes)) < 1:
+    began, shown = time.monotonic(), 0.0
+    for step in range(1, steps + 1):
         for group in optimiser.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * share))
+            group["lr"] = lr * min(1.0, step / 50) * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
         picked = torch.randint(len(pictures), (batch,), generator=rng)
         photo, mask, truth = batch_of(pictures[picked], depth[picked], rng)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -136,7 +136,6 @@ def train(
         value.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 5.0)
         optimiser.step()
-        step += 1
         with torch.no_grad():
             torch._foreach_lerp_(list(mean.parameters()), list(net.parameters()), 1 - min(0.998, step / (step + 9)))
         shown = shown * 0.98 + float(value.detach()) * 0.02
@@ -152,7 +151,7 @@ def main() -> None:
     parser.add_argument("depths", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / "depth.safetensors")
     parser.add_argument("--cache", type=Path, help="file that keeps the decoded pictures")
-    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--steps", type=int, default=8000, help="about 0.3 seconds each on one core")
     parser.add_argument("--go-on", action="store_true", help="start from the network that is shipped")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -164,7 +163,7 @@ def main() -> None:
     print(f"{len(pictures)} pictures, {int(held_out.sum())} of them held out", flush=True)
     start = load_depth_net() if arguments.go_on else None
     learn = ~held_out
-    net = train(pictures[learn], depth[learn], arguments.minutes, lr=arguments.lr, seed=arguments.seed, start=start)
+    net = train(pictures[learn], depth[learn], arguments.steps, lr=arguments.lr, seed=arguments.seed, start=start)
     found = measure(net, pictures[held_out], depth[held_out])
     print(f"held out: {found['error']:.4f} units, {found['after_shift']:.4f} after the best shift")
     about = {

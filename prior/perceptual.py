@@ -71,9 +71,8 @@ def backgrounds(n: int, side: int, rng: torch.Generator) -> Float[Tensor, "n 3 s
     """Smooth random pictures in [0, 1]: noise at a few scales, some of them flat."""
     out = torch.rand(n, 3, 1, 1, generator=rng).expand(n, 3, side, side).clone()
     for cells in (2, 5, 16, 48):
-        noise = (
-            torch.randn(n, 3, cells, cells, generator=rng) * uniform(n, 0.0, 0.35, rng) * (uniform(n, 0.0, 1.0, rng) < 0.6)
-        )
+        strength = uniform(n, 0.0, 0.35, rng) * (uniform(n, 0.0, 1.0, rng) < 0.6)
+        noise = torch.randn(n, 3, cells, cells, generator=rng) * strength
         out = out + F.interpolate(noise, size=(side, side), mode="bilinear", align_corners=False)
     return out.clamp(0, 1)
 
@@ -135,7 +134,7 @@ def photograph(placed: Float[Tensor, "n 4 s s"], rng: torch.Generator) -> Float[
     grey = x.mean(1, keepdim=True)
     x = grey + (x - grey) * uniform(n, 0.3, 1.3, rng)
     x = blur(x, uniform(n, 0.0, 1.6, rng) * (uniform(n, 0.0, 1.0, rng) < 0.6))
-    x = x + torch.randn(x.shape, generator=rng) * uniform(n, 0.0, 0.08, rng) * (uniform(n, 0.0, 1.0, rng) < 0.6)
+    x = x + torch.randn(x.shape, generator=rng) * uniform(n, 0.0, 0.08, rng)
     compressed = jpeg(x, uniform(n, 0.01, 0.06, rng))
     x = torch.where(uniform(n, 0.0, 1.0, rng) < 0.5, compressed, x)
     return x.clamp(0, 1) * 2 - 1

@@ -6,14 +6,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from headlift.eg3d.camera import unproject
 from headlift.eg3d.checkpoint import load_checkpoint
 from headlift.eg3d.training.fast import double, planes_table
-from headlift.prior.dataset import Data, load_data
-from headlift.prior.supervised import TrainConfig, Trainer, draw_batch, run, show, total
-from tests.helpers.ball_heads import write_heads
+from headlift.invert.warp import pixel_centres
+from headlift.prior.dataset import DEPTH_UNIT, Data, load_data
+from headlift.prior.supervised import TrainConfig, Trainer, _on_walls, draw_batch, run, show, total
+from headlift.values import Camera
+from tests.helpers.ball_heads import RADIUS, write_heads
 
 TINY = TrainConfig(
     widths="16,16,16",
@@ -107,9 +111,9 @@ def test_cutting_the_first_blocks_off_keeps_the_mean_head(data: Data) -> None:
 
 def test_the_total_is_the_weighted_sum_and_every_weight_matters(data: Data) -> None:
     terms = {name: torch.tensor(float(10**i)) for i, name in enumerate(("raw", "single", "image", "pyramid"))}
-    terms |= {name: torch.tensor(1.0) for name in ("alpha", "light", "empty", "solid", "border")}
-    config = replace(TINY, pyramid=2.0, alpha=3.0, light_weight=5.0, empty=7.0, solid=11.0)
-    assert total(terms, config) == 1 + 10 + 100 + 2 * 1000 + 3 + 5 + 2 * 7 + 11
+    terms |= {name: torch.tensor(1.0) for name in ("alpha", "light", "empty", "solid", "border", "depth", "surface")}
+    config = replace(TINY, pyramid=2.0, alpha=3.0, light_weight=5.0, empty=7.0, border=19.0, solid=11.0, depth=13.0, surface=17.0)
+    assert total(terms, config) == 1 + 10 + 100 + 2 * 1000 + 3 + 5 + 7 + 19 + 11 + 13 + 17
 
 
 def test_growing_keeps_what_the_heads_look_like(data: Data) -> None:
@@ -153,3 +157,33 @@ def test_a_run_leaves_weights_to_use(data: Data, tmp_path: Path) -> None:
     assert generator.w_avg.abs().sum() > 0
     assert generator.spec.render.white_background
     assert (tmp_path / "log.jsonl").exists()
+
+
+def test_points_on_the_walls_lie_within_a_texel_of_them_on_every_side() -> None:
+    points = _on_walls(3, 2.0, 16, torch.Generator().manual_seed(0), 400, torch.device("cpu"))
+    nearest = (points.abs() - 1).abs().amin(-1)
+    assert points.shape == (3, 400, 3)
+    assert nearest.max() <= 2 / 16 + 1e-6
+    which = (points.abs() - 1).abs().argmin(-1)
+    for axis in range(3):
+        there = points[which == axis][:, axis]
+        assert 80 < (there > 0).sum() < 320
+        assert 80 < (there < 0).sum() < 320
+
+
+def test_known_depth_empties_the_space_before_the_surface(data: Data) -> None:
+    """The balls' depth as the cameras see it."""
+    camera = Camera.from_label(torch.from_numpy(data.heads.labels[:1]))
+    towards = unproject(camera, pixel_centres(128)[None], torch.ones(1, 128 * 128)) - camera.origin[:, None]
+    middle = (towards * -camera.origin[:, None]).sum(-1)
+    root = middle.square() - (camera.origin.square().sum() - RADIUS**2)
+    depth = torch.where(root > 0, middle - root.clamp_min(0).sqrt(), torch.zeros(())).reshape(128, 128)
+    counts = (depth / DEPTH_UNIT).round().numpy().astype(np.uint16)
+    known = replace(data, depth=np.stack([counts] * len(data.heads.images)))
+    batch = draw_batch(known, TINY, 0)
+    assert batch.depth.max() < 2.7
+    assert batch.depth[batch.depth > 0].min() > 2.7 - RADIUS - 0.01
+    config = replace(TINY, depth=20.0, surface=1.0)
+    plain, told = Trainer(known, replace(config, depth=0.0, surface=0.0)), Trainer(known, config)
+    without, with_depth = ([trainer.take_step()["surface"] for _ in range(25)][-1] for trainer in (plain, told))
+    assert with_depth < 0.4 * without
