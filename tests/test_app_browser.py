@@ -35,7 +35,7 @@ FLAGS = [
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
 ]
-PATIENCE = 120_000
+PATIENCE = 240_000
 """Milliseconds that a condition may take to come true on a busy machine."""
 
 
