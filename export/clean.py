@@ -118,11 +118,9 @@ class Quality:
     def lines(self) -> list[str]:
         """For people to read."""
         x, y, z = self.size_mm
-        closed = (
-            f"watertight, {self.volume_cm3:.0f} cm3"
-            if self.volume_cm3 is not None
-            else (f"open ({self.border_edges} border edges)")
-        )
+        closed = f"open ({self.border_edges} border edges)" if self.border_edges else "closed, but touching itself"
+        if self.volume_cm3 is not None:
+            closed = f"watertight, {self.volume_cm3:.0f} cm3"
         faults = [
             f"{count} {name}"
             for count, name in (
