@@ -18,7 +18,7 @@ from headlift.editing.carry import (
     reach,
     recoloured,
 )
-from headlift.editing.paste import into_photo
+from headlift.editing.paste import WIDER, into_photo, shrunk, wider
 from headlift.editing.regions import NAMES, named_region, painted_region, polygon_mask, soften
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator, VolumeOutput
@@ -209,16 +209,17 @@ def test_pixels_outside_the_mask_stay_bit_for_bit_and_the_edit_is_seen_inside() 
     assert changed.any()
     rows, columns = np.nonzero(changed)
     side = pasted.mask.shape[0]
-    crop = SIMILARITY.apply(np.stack([columns + 0.5, rows + 0.5], axis=1)) * side
+    crop = shrunk(SIMILARITY, WIDER).apply(np.stack([columns + 0.5, rows + 0.5], axis=1)) * side
     x, y = (np.clip(crop[:, k].astype(int), 0, side - 1) for k in (0, 1))
     reach_of = torch.nn.functional.max_pool2d(torch.from_numpy(pasted.mask)[None, None], 3, 1, 1)[0, 0].numpy()
     assert (reach_of[y, x] > 0).all()  # at most a pixel of interpolation beyond the mask
     assert pasted.mask[0].max() == 0
     assert pasted.mask[:, -1].max() == 0  # the crop's border is never touched
-    image = look(after)[0]
+    camera = wider(before.camera, WIDER)
+    image = look(after, camera)[0]
     wanted = to_uint8(torch.nn.functional.interpolate(image, size=(side, side), mode="bicubic"))
     sure = pasted.mask > 0.95
     if sure.any():
         gap_after = np.abs(pasted.crop[sure].astype(float) - wanted[sure]).mean()
-        was = to_uint8(torch.nn.functional.interpolate(look(before)[0], size=(side, side), mode="bicubic"))
+        was = to_uint8(torch.nn.functional.interpolate(look(before, camera)[0], size=(side, side), mode="bicubic"))
         assert gap_after < np.abs(was[sure].astype(float) - wanted[sure]).mean()
