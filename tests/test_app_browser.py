@@ -135,7 +135,9 @@ def send(page: Any, name: str, content: bytes, kind: str = "image/png") -> None:
 
 
 def picture(page: Any, figure: str = ".hl-after") -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(page.locator(f"{figure} img").screenshot())).convert("RGB"), dtype=float)
+    """What a figure shows, at one size: on the page sides differ by a pixel or two."""
+    seen = Image.open(io.BytesIO(page.locator(f"{figure} img").screenshot())).convert("RGB")
+    return np.asarray(seen.resize((256, 256)), dtype=float)
 
 
 def at_rest(page: Any) -> None:
