@@ -141,7 +141,10 @@ class _Paint:
         weights = np.stack(columns, axis=1).astype(np.float32)
         empty = np.zeros((len(mesh.vertices), 3), dtype=np.float32)
         paint = cls(mesh, cameras, images, solid, weights, empty, empty[:, :1])
-        return paint if photo is None else replace(paint, **_trusted(mesh, photo))
+        if photo is None:
+            return paint
+        ready, weight = _trusted(mesh, photo)
+        return replace(paint, photo=ready, photo_weight=weight)
 
     def filled(
         self, below: Callable[[Float[np.ndarray, "v 3"], Float[np.ndarray, "v 3"]], Float[np.ndarray, "v 3"]]
@@ -226,7 +229,7 @@ def seen_from(mesh: Mesh, camera: Camera, side: int) -> tuple[Float[np.ndarray, 
     return facing.astype(np.float32), faded(seen[:, None], mesh.faces)[:, 0].astype(np.float32)
 
 
-def _trusted(mesh: Mesh, photo: Photo) -> dict[str, object]:
+def _trusted(mesh: Mesh, photo: Photo) -> tuple[Photo, Float[np.ndarray, "v 1"]]:
     """The photo made ready: its picture linear, its mask shrunk and freed of contours, the vertices' weights."""
     camera = photo.camera.to("cpu", torch.float32)
     side = photo.image.shape[-1]
@@ -244,7 +247,7 @@ def _trusted(mesh: Mesh, photo: Photo) -> dict[str, object]:
     straight = np.clip((facing - 0.3) / 0.3, 0, 1)
     weight = (straight * straight * (3 - 2 * straight) * clear)[:, None].astype(np.float32)
     ready = Photo(_linear(photo.image.float().cpu()), good, camera)
-    return {"photo": ready, "photo_weight": weight}
+    return ready, weight
 
 
 def _spread(mesh: Mesh, values: Float[np.ndarray, "v 3"], known: Float[np.ndarray, "v 1"]) -> Float[np.ndarray, "v 3"]:
@@ -282,7 +285,7 @@ def _sharpness(mesh: Mesh, camera: Camera, side: int) -> Float[np.ndarray, " v"]
 
 def _own(count: int) -> tuple[Int[np.ndarray, "v 3"], Float[np.ndarray, "v 3"]]:
     """The vertices themselves as points of the mesh."""
-    return np.repeat(np.arange(count)[:, None], 3, axis=1), np.tile(np.float32([1, 0, 0]), (count, 1))
+    return np.repeat(np.arange(count)[:, None], 3, axis=1), np.tile(np.array([1, 0, 0], dtype=np.float32), (count, 1))
 
 
 def _project(points: Float[np.ndarray, "p 3"], camera: Camera) -> Float[np.ndarray, "p 2"]:

@@ -64,7 +64,7 @@ def write_usdz(mesh: Mesh, path: Path | str, placement: Placement | None = None)
         primvars = UsdGeom.PrimvarsAPI(shape)
         if mesh.texture is not None:
             write_bytes(Path(folder) / "skin.png", png_bytes(mesh.texture.image))
-            uv = mesh.texture.uv.astype(np.float32) * np.float32([1, -1]) + np.float32([0, 1])
+            uv = (mesh.texture.uv * [1, -1] + [0, 1]).astype(np.float32)
             st = primvars.CreatePrimvar("st", Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.faceVarying)
             st.Set(Vt.Vec2fArray.FromNumpy(uv))
             st.SetIndices(Vt.IntArray.FromNumpy(mesh.texture.faces.reshape(-1).astype(np.int32)))
