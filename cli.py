@@ -182,7 +182,7 @@ class EvaluateInversion:
     folder: Positional[Path | None] = None
     """Photos; or crops with their cameras in dataset.json; or several views of each head, as `evaluate prior` takes."""
     methods: str = "w,w+,pti,pose,spi,hfgi3d,in-n-out,best"
-    """Which, separated by commas; `best` is the default of reconstruct. NAME@spi.mirror=0.0 changes a setting."""
+    """Which, separated by commas; NAME@spi.mirror=0.0 changes a setting."""
     json: Path | None = None
     """Also write the list of rows to this file, after each anew."""
     out: Path = Path("out/evaluate-inversion")
@@ -389,7 +389,7 @@ def _defaults(arguments: list[str]) -> ReconstructConfig:
         config = read_config(known.config)
         return with_method(config, method) if method else config
     usual: Preset = "fast" if arguments[:1] == ["evaluate"] else "standard"
-    return preset(known.preset if known.preset in get_args(Preset) else usual, method or "guarded")
+    return preset(known.preset if known.preset in get_args(Preset) else usual, method or "best")
 
 
 def show(text: str) -> None:

@@ -15,7 +15,7 @@ from headlift.errors import ConfigError
 
 Perceptual = Literal["builtin", "lpips"]
 Preset = Literal["fast", "standard", "thorough"]
-Method = Literal["guarded", "w", "w+", "pti", "pose", "spi", "hfgi3d", "in-n-out", "multi"]
+Method = Literal["best", "w", "w+", "pti", "pose", "spi", "hfgi3d", "in-n-out", "multi"]
 
 
 @dataclass(frozen=True)
@@ -214,11 +214,11 @@ class InNOutConfig:
 class InversionConfig:
     """From crop to head: latent, camera, tuning.
 
-    The parts' defaults are those of `guarded`; `published(method)` has every other method's.
+    The parts' defaults are those of `best`; `published(method)` has every other method's.
     """
 
-    method: Method = "guarded"
-    """How to invert: guarded (the default), w, w+, pti, pose, spi, hfgi3d, in-n-out or multi."""
+    method: Method = "best"
+    """How to invert: best (the default), w, w+, pti, pose, spi, hfgi3d, in-n-out or multi."""
     latent: LatentConfig = field(default_factory=LatentConfig)
     camera: CameraRefineConfig = field(default_factory=CameraRefineConfig)
     tuning: TuningConfig = field(default_factory=TuningConfig)
@@ -249,7 +249,7 @@ class MeshConfig:
     up: Literal["y", "z"] | None = None
     """The axis that points up; without it that of the format: z in STL, y in the others. GLB is always y up."""
     origin: Literal["head", "base"] = "head"
-    """What lies at the origin: the middle of the head, as in EG3D's world, or the point below it at the lowest height."""
+    """What lies at the origin: the middle of the head, as in EG3D's world, or the lowest point below it."""
     colors: bool = True
     """Colours at all, on a texture or on the vertices."""
     texture: bool = True
@@ -495,11 +495,11 @@ class AppConfig:
 
 
 def published(method: Method) -> InversionConfig:
-    """The settings of a method with the constants that its authors give; those of `guarded` are headlift's own.
+    """The settings of a method with the constants that its authors give; those of `best` are headlift's own.
 
     Published methods have no guard, no opacity against the mask, no landmarks, and most of them keep the camera.
     """
-    if method == "guarded":
+    if method == "best":
         return InversionConfig()
     latent = LatentConfig(alpha=0.0, relief=0.0)
     tuning = TuningConfig(alpha=0.0, relief=0.0, geometry=0.0, side_views=0)
@@ -532,10 +532,10 @@ def with_method(config: ReconstructConfig, method: Method) -> ReconstructConfig:
     return replace(config, inversion=kept)
 
 
-def preset(name: Preset, method: Method = "guarded") -> ReconstructConfig:
+def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
     """The settings that a preset stands for; single fields can then be replaced.
 
-    `standard` and `thorough` keep the published steps and rates. With the method `guarded` all three add what a prior
+    `standard` and `thorough` keep the published steps and rates. With the method `best` all three add what a prior
     that is far from photographs needs: a start among random heads, a code for each layer in the second half, squared
     errors beside the perceptual distance, and side views that keep the photo's colours. These, and the shorter, coarser
     search of `fast`, were chosen on a few photos with the embedded prior. The other methods are as published but for
@@ -543,14 +543,14 @@ def preset(name: Preset, method: Method = "guarded") -> ReconstructConfig:
     """
     base = ReconstructConfig(preset=name, inversion=published(method))
     latent, tuning = base.inversion.latent, base.inversion.tuning
-    if method == "guarded":
-        latent = replace(latent, mse=1.0, raw=1.0, candidates=16, split=0.5, relief=300.0, depth=100.0)
+    if method == "best":
+        latent = replace(latent, mse=1.0, raw=1.0, candidates=16, split=0.5, relief=300.0, depth=300.0)
         tuning = replace(tuning, mse=3.0, raw=1.0, side_colour=0.3, rampdown=0.3)
-        tuning = replace(tuning, relief=300.0, depth=100.0, carving=0.1)
+        tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2)
     if name == "fast":
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, neural_resolution=32)
         tuning = replace(tuning, steps=150)
-        if method == "guarded":
+        if method == "best":
             tuning = replace(tuning, geometry_every=3)
         mesh, video = replace(base.mesh, resolution=192), replace(base.video, frames=60)
     elif name == "standard":
@@ -644,7 +644,7 @@ def from_table(table: dict[str, object]) -> ReconstructConfig:
     if name not in get_args(Preset):
         raise ConfigError(f"unknown preset {name!r}; there are {', '.join(get_args(Preset))}")
     inversion = table.get("inversion", {})
-    method = inversion.get("method", "guarded") if isinstance(inversion, dict) else "guarded"
+    method = inversion.get("method", "best") if isinstance(inversion, dict) else "best"
     if method not in get_args(Method):
         raise ConfigError(f"unknown method {method!r}; there are {', '.join(get_args(Method))}")
     try:

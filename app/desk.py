@@ -165,7 +165,7 @@ class Desk:
 
     def _looked(self, visitor: str, path: Path, name: str, face: int | None = None) -> Looked:
         pixels = self._pixels(path, name)
-        pose = PoseConfig(face=face, force=True, frame=frame_of(self.settings("fast", "guarded")))
+        pose = PoseConfig(face=face, force=True, frame=frame_of(self.settings("fast", "best")))
         with self._detecting:
             crop = estimate(pixels, pose)
             count = next((round(f.value) for f in crop.verdict.findings if f.name == "faces"), 1)
@@ -240,7 +240,7 @@ class Desk:
         alpha = torch.nn.functional.interpolate(seen.alpha, size=image.shape[:2], mode="bilinear")[0, 0]
         mask = (alpha.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         similarity = Similarity(np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]) / image.shape[0])
-        settings = self.settings("fast", "guarded")
+        settings = self.settings("fast", "best")
         head = Head(generator, ws, camera, image, mask, similarity, settings, self.config.weights, sha256)
         return self._keep(
             visitor,

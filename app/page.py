@@ -136,9 +136,9 @@ class Page:
             with gr.Accordion("More settings", open=False):
                 self.method = gr.Dropdown(
                     list(METHODS),
-                    value="guarded",
+                    value="best",
                     label="Method",
-                    info="guarded is headlift's own; the others are as published.",
+                    info="best is headlift's own; the others are as published.",
                     elem_id="hl-method",
                 )
             self.go = gr.Button("Lift the head", variant="primary", size="lg", elem_id="hl-go")

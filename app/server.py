@@ -271,7 +271,7 @@ def serve(config: AppConfig, on_ready: Callable[[str], None], presets: Presets =
         uvicorn.Config(site.asgi, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
     )
     try:
-        site.desk.measure("fast", "guarded")
+        site.desk.measure("fast", "best")
         shown = "localhost" if config.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else config.host
         on_ready(f"http://{shown}:{listening.getsockname()[1]}")
         server.run(sockets=[listening])

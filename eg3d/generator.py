@@ -143,7 +143,7 @@ class Generator(nn.Module):
             planes, axes = planes.float(), None
             if not self.spec.published_faults:
                 planes, axes = merge_planes(planes / 3, self.spec.plane_layout)
-            start, end = self._limits(origins, directions)
+            start, end = self._limits(origins, directions, coarse)
             count = m if torch.is_grad_enabled() else max(1, POINTS_PER_CHUNK // (n * max(coarse, fine)))
             parts = []
             for first in range(0, m, count):
@@ -194,11 +194,12 @@ class Generator(nn.Module):
         return self.render(self.planes(ws), ws, camera)
 
     def _limits(
-        self, origins: Float[Tensor, "n m 3"], directions: Float[Tensor, "n m 3"]
+        self, origins: Float[Tensor, "n m 3"], directions: Float[Tensor, "n m 3"], samples: int
     ) -> tuple[float | Float[Tensor, "n m"], float | Float[Tensor, "n m"]]:
         spec = self.spec.render
         if spec.ray_start == "auto" or spec.ray_end == "auto":
-            return rays.box_limits(origins, directions, spec.box_warp, self.spec.published_faults)
+            start, end = rays.box_limits(origins, directions, spec.box_warp, self.spec.published_faults)
+            return start, start + (end - start) * (1 - 1 / samples) if spec.within_box else end
         return spec.ray_start, spec.ray_end
 
     def _march(

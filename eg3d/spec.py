@@ -127,6 +127,9 @@ class RenderSpec:
     """Distance of the last; "auto" for where the ray leaves the box."""
     box_warp: float = 1.0
     """Side of the cube that the planes span, world units."""
+    within_box: bool = False
+    """With "auto" limits: keep all samples inside the cube. As published, a ray's last sample lies up to a spacing
+    beyond the wall, where some planes are zero and others not, which a network may never have been trained for."""
     depth_samples: int = 48
     """Stratified samples a ray."""
     importance_samples: int = 48

@@ -40,8 +40,6 @@ from headlift.invert.invert import SEVERAL, invert
 from headlift.values import Crop, Step
 from headlift.weights import INCEPTION, find_measure, load_generator, looks_ahead
 
-BEST = "best"
-"""Stands for the method that `reconstruct` takes when none is named."""
 OWN_CAMERA = frozenset({"pose"})
 """Methods that move the camera even where it is known: that is what they are."""
 ROWS, SUMMARY = "rows.json", "summary.json"
@@ -190,7 +188,7 @@ def evaluate_inversion(
 
     Args:
         folder: as `subjects.find_sources` reads it; None with samples alone.
-        methods: names from `invert.METHODS`, or `best`; NAME@SETTING=VALUE changes a setting of the method.
+        methods: names from `invert.METHODS`; NAME@SETTING=VALUE changes a setting of the method.
         workers: processes at a time, with one thread each.
         overwrite: measure anew what `out` holds already.
         on_step: is told of inversions as they are done, and with one worker of the steps of each.
@@ -246,13 +244,12 @@ def settings_of(label: str, config: EvaluateInversionConfig, known: bool) -> Inv
         ConfigError: the label is no method, or names no setting of one.
     """
     name, *changes = label.split("@")
-    name = InversionConfig().method if name == BEST else name
     try:
         table = tomllib.loads("\n".join(f"inversion.{change}" for change in changes))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"the method {label!r} is not of the form NAME@SETTING=VALUE ({error}).") from None
     if name not in get_args(Method):
-        raise ConfigError(f"unknown method {name!r}; there are {', '.join((*get_args(Method), BEST))}")
+        raise ConfigError(f"unknown method {name!r}; there are {', '.join(get_args(Method))}")
     table["inversion"] = {**table.get("inversion", {}), "method": name}
     table["preset"] = config.preset
     inversion = from_table(table).inversion

@@ -7,8 +7,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from headlift.config import InversionConfig
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.errors import ConfigError
+from headlift.invert.best import best
 from headlift.invert.codes import w, w_plus
-from headlift.invert.guarded import guarded
 from headlift.invert.hfgi3d import hfgi3d
 from headlift.invert.in_n_out import in_n_out
 from headlift.invert.multi import multi
@@ -21,7 +21,7 @@ from headlift.invert.task import make_target as make_target
 from headlift.values import Crop, Step
 
 METHODS: Mapping[str, Method] = {
-    "guarded": guarded,
+    "best": best,
     "w": w,
     "w+": w_plus,
     "pti": pti,
@@ -87,11 +87,11 @@ def check(config: InversionConfig, photos: int) -> None:
         )
     if not photos:
         raise ConfigError("there is no photo to invert")
-    if config.method != "guarded" and (config.tuning.geometry or config.tuning.side_colour):
+    if config.method != "best" and (config.tuning.geometry or config.tuning.side_colour):
         raise ConfigError(
             f"tuning.geometry is {config.tuning.geometry:g} and tuning.side_colour {config.tuning.side_colour:g}, but "
             f"the method {config.method!r} has no guard: start from headlift.config.published({config.method!r}), or "
-            "take the method 'guarded'"
+            "take the method 'best'"
         )
     for name, value in (
         ("latent.steps", config.latent.steps),

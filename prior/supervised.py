@@ -103,10 +103,6 @@ class TrainConfig:
     """Weight of empty space being empty."""
     empty_points: int = 256
     """Random points a head outside the hull, where no ray of the training ever looks."""
-    border: float = 0.02
-    """Weight of the walls of the cube being empty."""
-    wall_points: int = 256
-    """Random points a head on the walls of the cube, where planes fade into nothing: they must be empty too."""
     solid: float = 0.05
     """Weight of the inside being solid."""
     depth: float = 3.0
@@ -133,6 +129,7 @@ def spec_of(config: TrainConfig, z_dim: int) -> GeneratorSpec:
             ray_start="auto",
             ray_end="auto",
             box_warp=config.box,
+            within_box=True,
             depth_samples=24,
             importance_samples=24,
             white_background=True,
@@ -337,7 +334,9 @@ def show(
         terms["perceptual"] = feature_distance(image[inner], truth[inner], dtype)
     places = ((data.outside, config.empty_points), (data.core, 256))
     known = [_within(x, n, spec.render.box_warp / config.hull, random, k) for x, k in places]
-    known.append(_on_walls(n, spec.render.box_warp, spec.backbone.resolution, random, config.wall_points, device))
+    known.append(
+        torch.full((n, 1, 3), spec.render.box_warp, device=device)
+    )  # beyond the planes, which give zeros there
     before, behind, told = beside_surface(rays, wanted, config.surface_points, random)
     known += [before, behind]
     found = lookup(table, torch.cat(known, dim=1) / (spec.render.box_warp / 2), spec.plane_layout)
@@ -412,8 +411,7 @@ def total(terms: Mapping[str, Tensor], config: TrainConfig) -> Tensor:
         + config.alpha * terms["alpha"]
         + config.perceptual * terms.get("perceptual", torch.zeros(()))
         + config.light_weight * terms["light"]
-        + config.empty * terms["empty"]
-        + config.border * terms["border"]
+        + config.empty * (terms["empty"] + terms["border"])
         + config.solid * terms["solid"]
         + config.depth * terms["depth"]
         + config.surface * terms["surface"]
@@ -441,21 +439,6 @@ def _within(
     device = centres.device
     points = centres[torch.randint(len(centres), (heads, count), generator=random, device=device)]
     return points + (torch.rand(points.shape, generator=random, device=device) - 0.5) * cell
-
-
-def _on_walls(
-    heads: int, box: float, texels: int, random: torch.Generator, count: int, device: torch.device
-) -> Float[Tensor, "n k 3"]:
-    """Random points within a texel of the walls of a cube of side `box` world units, on either side of them.
-
-    Planes give zeros beyond the cube, and in the last half texel before it they fade into them.
-    """
-    half = box / 2
-    points = (torch.rand(heads, count, 3, generator=random, device=device) * 2 - 1) * half
-    axis = torch.randint(3, (heads, count, 1), generator=random, device=device)
-    side = torch.rand(heads, count, 1, generator=random, device=device) * 2 - 1
-    off = torch.rand(heads, count, 1, generator=random, device=device) * 2 - 1
-    return points.scatter(2, axis, side.sign() * (half + off * box / texels))
 
 
 class Trainer:

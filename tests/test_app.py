@@ -256,7 +256,7 @@ def test_shortened_runs_measure_what_they_stand_for() -> None:
 
 def tiny(name: str, method: str) -> ReconstructConfig:
     """A fast preset that takes seconds."""
-    config = preset("fast", "guarded")
+    config = preset("fast", "best")
     latent = replace(config.inversion.latent, steps=3, candidates=2, w_stats_samples=20)
     tuning = replace(config.inversion.tuning, steps=3, side_views=2)
     inversion = replace(config.inversion, latent=latent, tuning=tuning, preview_every=1)
@@ -321,7 +321,7 @@ def test_a_photo_becomes_a_head_that_goes_through_its_file(desk: Desk, visitor: 
     assert found.ok
     assert found.faces == 1
     assert found.overlay[:2] == b"\xff\xd8"
-    job = desk.lift(visitor, "tab", "fast", "guarded")
+    job = desk.lift(visitor, "tab", "fast", "best")
     desk.queue.wait(job, 120.0)
     assert job.error == ""
     assert {step.stage for step in job.steps} >= {"latent", "tuning"}
@@ -338,7 +338,7 @@ def test_a_photo_becomes_a_head_that_goes_through_its_file(desk: Desk, visitor: 
 
 def test_a_closed_tab_ends_its_lift_and_leaves_no_head(desk: Desk, visitor: str) -> None:
     desk.take_example(visitor)
-    job = desk.lift(visitor, "closing", "fast", "guarded")
+    job = desk.lift(visitor, "closing", "fast", "best")
     desk.leave("closing")
     desk.queue.wait(job, 60.0)
     assert job.state is State.CALLED_OFF
@@ -379,7 +379,7 @@ def test_bad_photos_end_in_a_message_and_leave_nothing(
     assert list(desk.visitors.folder(visitor).iterdir()) == []
     assert not (desk.uploads / "f00").exists()
     with pytest.raises(VisitError, match="no photo"):
-        desk.lift(visitor, "tab", "fast", "guarded")
+        desk.lift(visitor, "tab", "fast", "best")
 
 
 def test_photos_without_a_face_or_with_too_many_pixels(desk: Desk, visitor: str, tmp_path: Path) -> None:

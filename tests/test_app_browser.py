@@ -41,7 +41,7 @@ PATIENCE = 240_000
 
 def tiny(name: str, method: str) -> ReconstructConfig:
     """Settings that take seconds; `standard` goes on until it is stopped."""
-    config = preset("fast", "guarded")
+    config = preset("fast", "best")
     latent = replace(config.inversion.latent, steps=3, candidates=2, w_stats_samples=20)
     tuning = replace(config.inversion.tuning, steps=3 if name == "fast" else 5000, side_views=2)
     inversion = replace(config.inversion, latent=latent, tuning=tuning, preview_every=1)

@@ -13,7 +13,7 @@ from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.layers import SynthesisLayer, resample_filter, upsample
 from headlift.eg3d.mapping import truncate
-from headlift.eg3d.rays import Jitter
+from headlift.eg3d.rays import Jitter, pixel_rays, stratified_samples
 from headlift.eg3d.spec import (
     BackboneSpec,
     DecoderSpec,
@@ -79,6 +79,18 @@ def test_renders_are_deterministic_and_jitter_is_explicit() -> None:
     assert torch.equal(generator.render(planes, ws, cameras(), jitter=middle).image, first.image)
     with pytest.raises(ConfigError, match="jitter"):
         generator.render(planes, ws, cameras(), jitter=middle, depth_samples=9)
+
+
+def test_within_the_box_even_the_last_samples_stay_inside_the_cube() -> None:
+    reached = {}
+    for within in (False, True):
+        render = replace(SPEC.render, ray_start="auto", ray_end="auto", box_warp=1.0, within_box=within)
+        origins, directions = pixel_rays(orbit(0.7, 0.3), 8)
+        start, end = network(replace(SPEC, render=render))._limits(origins, directions, 6)
+        samples = stratified_samples(start, end, torch.full((*directions.shape[:2], 6), 0.999))
+        reached[within] = float((origins + samples[..., -1:] * directions).abs().max())
+    assert reached[True] <= 0.5 + 1e-5
+    assert reached[False] > 0.6
 
 
 @pytest.mark.parametrize("limits", ["auto", "fixed"])

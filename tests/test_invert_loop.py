@@ -206,10 +206,10 @@ def test_the_guard_keeps_the_surface_where_it_was() -> None:
     photo = replace(crop, image=torch.rand(crop.image.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1)
     tuning = TuningConfig(steps=12, lr=3e-3, lr_gain=1.0, stop=0.0, alpha=0.0, side_views=4, geometry_every=1)
     config = replace(SHORT, latent=replace(SHORT.latent, steps=2), tuning=tuning)
-    guarded, steps = run(generator, photo, config)
+    held, steps = run(generator, photo, config)
     free, _ = run(generator, photo, replace(config, tuning=replace(tuning, geometry=0.0)))
     assert "side_depth" in steps[-1].losses
-    assert guarded.metrics["depth_moved"] < 0.5 * free.metrics["depth_moved"]
+    assert held.metrics["depth_moved"] < 0.5 * free.metrics["depth_moved"]
 
 
 def test_locality_keeps_neighbours_as_they_were() -> None:

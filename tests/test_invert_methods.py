@@ -65,7 +65,7 @@ def short(method: Method, latent: int = 3, tuning: int = 3) -> InversionConfig:
 
 
 STAGES = {
-    "guarded": ["latent", "tuning"],
+    "best": ["latent", "tuning"],
     "w": ["latent"],
     "w+": ["latent"],
     "pti": ["latent", "tuning"],
@@ -88,7 +88,7 @@ def test_every_method_has_a_name_settings_and_an_entry() -> None:
             assert from_table({"preset": time, "inversion": {"method": name}}) == config
 
 
-@pytest.mark.parametrize("method", [name for name in STAGES if name != "guarded"])
+@pytest.mark.parametrize("method", [name for name in STAGES if name != "best"])
 def test_a_method_resumes_to_the_same_bits_and_can_be_stopped(method: Method) -> None:
     generator = solid_generator(noise=method in ("hfgi3d", "spi"))
     crop = crop_of(generator, orbit(0.4, 0.05))
@@ -147,7 +147,7 @@ def test_another_method_takes_its_own_settings_and_keeps_the_rest() -> None:
     changed = with_method(base, "spi")
     assert (changed.seed, changed.inversion.preview_every) == (7, 3)
     assert changed.inversion.latent == published("spi").latent
-    assert with_method(base, "guarded") is base
+    assert with_method(base, "best") is base
 
 
 def test_what_a_method_cannot_do_is_refused() -> None:

@@ -15,7 +15,7 @@ from headlift.eg3d.checkpoint import load_checkpoint
 from headlift.eg3d.training.fast import double, planes_table
 from headlift.invert.warp import pixel_centres
 from headlift.prior.dataset import DEPTH_UNIT, Data, load_data
-from headlift.prior.supervised import TrainConfig, Trainer, _on_walls, draw_batch, run, show, total
+from headlift.prior.supervised import TrainConfig, Trainer, draw_batch, run, show, total
 from headlift.values import Camera
 from tests.helpers.ball_heads import RADIUS, write_heads
 
@@ -112,8 +112,8 @@ def test_cutting_the_first_blocks_off_keeps_the_mean_head(data: Data) -> None:
 def test_the_total_is_the_weighted_sum_and_every_weight_matters(data: Data) -> None:
     terms = {name: torch.tensor(float(10**i)) for i, name in enumerate(("raw", "single", "image", "pyramid"))}
     terms |= {name: torch.tensor(1.0) for name in ("alpha", "light", "empty", "solid", "border", "depth", "surface")}
-    config = replace(TINY, pyramid=2.0, alpha=3.0, light_weight=5.0, empty=7.0, border=19.0, solid=11.0, depth=13.0, surface=17.0)
-    assert total(terms, config) == 1 + 10 + 100 + 2 * 1000 + 3 + 5 + 7 + 19 + 11 + 13 + 17
+    config = replace(TINY, pyramid=2.0, alpha=3.0, light_weight=5.0, empty=7.0, solid=11.0, depth=13.0, surface=17.0)
+    assert total(terms, config) == 1 + 10 + 100 + 2 * 1000 + 3 + 5 + 2 * 7 + 11 + 13 + 17
 
 
 def test_growing_keeps_what_the_heads_look_like(data: Data) -> None:
@@ -157,18 +157,6 @@ def test_a_run_leaves_weights_to_use(data: Data, tmp_path: Path) -> None:
     assert generator.w_avg.abs().sum() > 0
     assert generator.spec.render.white_background
     assert (tmp_path / "log.jsonl").exists()
-
-
-def test_points_on_the_walls_lie_within_a_texel_of_them_on_every_side() -> None:
-    points = _on_walls(3, 2.0, 16, torch.Generator().manual_seed(0), 400, torch.device("cpu"))
-    nearest = (points.abs() - 1).abs().amin(-1)
-    assert points.shape == (3, 400, 3)
-    assert nearest.max() <= 2 / 16 + 1e-6
-    which = (points.abs() - 1).abs().argmin(-1)
-    for axis in range(3):
-        there = points[which == axis][:, axis]
-        assert 80 < (there > 0).sum() < 320
-        assert 80 < (there < 0).sum() < 320
 
 
 def test_known_depth_empties_the_space_before_the_surface(data: Data) -> None:

@@ -1,7 +1,8 @@
-"""Method `guarded`: pivotal tuning with a guard on the other views; headlift's default.
+"""Method `best`, headlift's default: pivotal tuning towards the photo's own surface, with a guard on the other views.
 
-PTI alone may flatten the head into a relief that is right from the front only. The guard (`sides.py`) holds depth and
-opacity of other views as the untuned head has them, and can give them the photo's tones.
+PTI alone may flatten the head into a relief that is right from the front only. Here code and generator are held to the
+depth that a network sees in the photo (`surface.py`), and the guard (`sides.py`) holds depth and opacity of other
+views as the untuned head has them, and can give them the photo's tones.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ GUARD = {"side_depth": 100.0, "side_alpha": 1.0}
 """Weights of the guard's terms: a depth error of 0.1 units costs as much as a picture error of 1."""
 
 
-def guarded(task: Task) -> Generator[Step, None, Inversion]:
+def best(task: Task) -> Generator[Step, None, Inversion]:
     """Code and camera together, then pivotal tuning under the guard; yields every step, returns the head."""
     device = next(task.generator.parameters()).device
     pivot = yield from find_latent(task, load_distance(task.config.perceptual, "latent", device))
