@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -342,7 +343,7 @@ def test_directions_of_another_prior_are_no_silent_no_op(files: Path) -> None:
 def test_the_command_line_takes_several_moves(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(
-        edits, "edit_head", lambda *given: seen.append(given) or edits.Edited(None, None, (), (files, files))
+        edits, "edit_head", lambda *given: seen.append(given) or SimpleNamespace(drift=(), files=(files, files))
     )
     assert (
         cli.run(["edit", str(files / "one"), "--out", str(files / "o"), "--move", "age=1.5", "smile=-1", "--quiet"])
