@@ -328,7 +328,7 @@ class Page:
     def open_recent(self, request: gr.Request, event: gr.EventData) -> Update:
         return self._try(lambda visitor: self.desk.head(visitor, str(event.id)), request)
 
-    def keep_edit(self, id: str, request: gr.Request, *values: float) -> Update:
+    def keep_edit(self, id: str, request: gr.Request, *values: float | int) -> Update:
         amounts = amounts_of(dict(zip(self.names, values, strict=True)))
         if not amounts:
             return {self.notice: parts.alert("Nothing has been changed yet: move a slider first.")}
@@ -365,18 +365,18 @@ class Page:
     def export_as(self, kind: Format) -> Callable[..., AsyncIterator[Update]]:
         """The handler of a download button."""
 
-        async def export(id: str, request: gr.Request, *values: float) -> AsyncIterator[Update]:
+        async def export(id: str, request: gr.Request, *values: float | int) -> AsyncIterator[Update]:
             async for update in self._export(kind, id, values, request):
                 yield update
 
         return export
 
-    async def show_textured(self, id: str, request: gr.Request, *values: float) -> AsyncIterator[Update]:
+    async def show_textured(self, id: str, request: gr.Request, *values: float | int) -> AsyncIterator[Update]:
         async for update in self._export("glb", id, values, request, auto=False):
             yield update
 
     async def _export(
-        self, kind: Format, id: str, values: Sequence[float], request: gr.Request, auto: bool = True
+        self, kind: Format, id: str, values: Sequence[float | int], request: gr.Request, auto: bool = True
     ) -> AsyncIterator[Update]:
         """An edited head is kept first, so that what is taken along is what is seen."""
         visitor = visitor_of(request)
