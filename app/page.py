@@ -145,7 +145,7 @@ class Page:
 
     def _lay_out_head(self) -> None:
         self.progress = gr.HTML(parts.EMPTY, elem_id="hl-progress")
-        with gr.Row(visible=False, elem_classes="hl-buttons", elem_id="hl-stop-row") as self.stop_row:
+        with gr.Row(visible="hidden", elem_classes="hl-buttons", elem_id="hl-stop-row") as self.stop_row:
             self.stop = gr.Button("Stop and keep what there is", size="sm", elem_id="hl-stop")
             self.discard = gr.Button("Discard", size="sm", elem_id="hl-discard")
         with gr.Column(visible=False, elem_id="hl-head") as self.workbench:
@@ -302,7 +302,7 @@ class Page:
         return {
             self.notice: now,
             self.progress: gr.update(value=parts.EMPTY, visible=True),
-            self.stop_row: gr.update(visible=False),
+            self.stop_row: gr.update(visible="hidden"),
             self.go: gr.update(interactive=True),
         }
 
@@ -357,7 +357,7 @@ class Page:
         if not busy:
             shown |= {
                 self.progress: gr.update(visible=False),
-                self.stop_row: gr.update(visible=False),
+                self.stop_row: gr.update(visible="hidden"),
                 self.go: gr.update(interactive=True),
             }
         return shown

@@ -34,7 +34,7 @@ HEADS_KEPT = 6
 """Heads that are kept in memory, over all visitors."""
 
 
-def amounts_of(values: Mapping[str, float]) -> Amounts:
+def amounts_of(values: Mapping[str, float | int]) -> Amounts:
     """Amounts in their one form; those nearer to zero than a slider can be set are zero."""
     return tuple(sorted((name, float(value)) for name, value in values.items() if abs(value) > 1e-3))
 

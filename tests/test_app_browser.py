@@ -35,7 +35,7 @@ FLAGS = [
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
 ]
-PATIENCE = 240_000
+PATIENCE = 120_000
 """Milliseconds that a condition may take to come true on a busy machine."""
 
 
@@ -289,7 +289,9 @@ def test_a_stopped_lift_is_kept_and_a_closed_tab_ends_one(browser: Any, app: Run
     page = guest.page
     page.click("#hl-astronaut")
     page.wait_for_selector(".hl-word")
+    estimate = page.inner_text("#hl-estimate")
     page.check("#hl-preset input[value=standard]")
+    page.wait_for_function("was => document.querySelector('#hl-estimate').innerText !== was", arg=estimate)
     page.click("#hl-go")
     page.wait_for_function("document.querySelector('.hl-line')?.innerText.includes('Tuning')")
     page.click("#hl-stop")
