@@ -79,7 +79,8 @@ def visitor_of(request: gr.Request) -> str:
     """Whose page sent this."""
     from headlift.app.server import COOKIE
 
-    return str(dict(request.request.cookies).get(COOKIE, ""))
+    inner = request.request
+    return "" if inner is None else str(dict(inner.cookies).get(COOKIE, ""))
 
 
 def tab_of(request: gr.Request) -> str:
