@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import socket
 import threading
 import time
@@ -18,23 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import trimesh
+from chromium import CHROMIUM, FLAGS
 from PIL import Image
 from safetensors import safe_open
 
 from headlift.config import AppConfig, ReconstructConfig, preset
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-]
 PATIENCE = 120_000
 """Milliseconds that a condition may take to come true on a busy machine."""
 

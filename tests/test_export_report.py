@@ -2,7 +2,6 @@
 
 import io
 import re
-import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chromium import CHROMIUM, FLAGS
 from PIL import Image
 
 from headlift.eg3d.camera import orbit
@@ -18,19 +18,6 @@ from headlift.eg3d.density import grid_axis
 from headlift.export.mesh import Mesh, mesh_from_density
 from headlift.export.report import Report, loss_chart, report_html, viewer_script, write_report
 from headlift.values import Crop, Face, Finding, Similarity, Step, Verdict
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
-]
 
 
 def ball() -> Mesh:
