@@ -59,8 +59,6 @@ OVERLAY_SIDE = 760
 """Longest side of the picture with landmarks and pose, pixels."""
 MOST_KEPT = 12
 """Heads of one visitor that are kept; the oldest goes first."""
-UNCLAIMED_SECONDS = 600.0
-"""An upload that nothing was asked for is deleted after so long."""
 PLAIN_MESH, THUMBNAIL = "view.glb", "small.jpg"
 """In each head's folder, besides the head and what has been exported."""
 VIDEO = VideoConfig(frames=90)
@@ -405,7 +403,7 @@ class Desk:
 
     def sweep(self) -> None:
         """Delete the files of visitors who have been away for long."""
-        sweep_uploads(self.uploads, UNCLAIMED_SECONDS)
+        sweep_uploads(self.uploads)
         for visitor in self.visitors.sweep(self.queue.busy_visitors()):
             with self._changing:
                 heads = self._heads.pop(visitor, [])

@@ -6,7 +6,9 @@ listing of the disk nor another visitor's answers lead to it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
 import secrets
 import shutil
@@ -21,6 +23,11 @@ TOKEN_BYTES = 32
 """Random bytes of a visitor's token."""
 MOST_VISITORS = 10_000
 """Tokens that are remembered at a time; the one unseen for longest goes first."""
+UNCLAIMED_SECONDS = 600.0
+"""An upload that nothing was asked for is deleted after so long."""
+PREVIEW_SECONDS = 30.0
+"""An upload stays so long after it was taken or refused: the page shows it until it is told, and two visitors, or one
+who sends a photo twice, may have the same upload, which is named after what is in it."""
 
 
 class VisitError(HeadliftError):
@@ -86,14 +93,16 @@ class Visitors:
 
 
 def claim_upload(path: str, uploads: Path, folder: Path, most_bytes: int, error: type[HeadliftError]) -> Path:
-    """Move a file that a browser sent from where uploads arrive into a visitor's folder, under a name of ours.
+    """Copy a file that a browser sent from where uploads arrive into a visitor's folder, under a name of ours.
+
+    The upload itself, taken or refused, goes with the first sweep after `PREVIEW_SECONDS`.
 
     Raises:
         PhotoError: the path leads elsewhere.
         error: the file is empty or larger than `most_bytes`.
     """
-    found = Path(path).resolve()
-    if not found.is_relative_to(uploads.resolve()) or not found.is_file():
+    found = upload_at(path, uploads)
+    if found is None:
         raise PhotoError("That upload is not here (any more). Choose the file again.")
     size = found.stat().st_size
     try:
@@ -106,27 +115,32 @@ def claim_upload(path: str, uploads: Path, folder: Path, most_bytes: int, error:
             raise error("The file is empty. Save or download it again.")
         suffix = re.sub(r"[^a-z0-9.]", "", found.suffix.lower())[:12]
         claimed = folder / f"upload-{secrets.token_hex(8)}{suffix}"
-        shutil.move(found, claimed)
+        shutil.copyfile(found, claimed)
         claimed.chmod(0o600)
         return claimed
     finally:
-        discard_upload(found, uploads)
+        taken = time.time() - UNCLAIMED_SECONDS + PREVIEW_SECONDS
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(found, (taken, taken))
 
 
-def discard_upload(path: Path, uploads: Path) -> None:
-    """Remove an upload, and the folder that was made for it when that is empty now."""
-    path.unlink(missing_ok=True)
-    if path.parent.resolve() != uploads.resolve() and not any(path.parent.iterdir()):
-        path.parent.rmdir()
+def upload_at(path: str, uploads: Path) -> Path | None:
+    """The upload at a path that a browser told; None when there is none, or when the path leads elsewhere."""
+    try:
+        found = Path(path).resolve()
+        return found if found.is_relative_to(uploads.resolve()) and found.is_file() else None
+    except (OSError, ValueError):  # no file can have such a name
+        return None
 
 
-def sweep_uploads(uploads: Path, older_than: float) -> None:
-    """Remove uploads that nobody claimed within so many seconds."""
-    if not uploads.is_dir():
-        return
+def sweep_uploads(uploads: Path, older_than: float = UNCLAIMED_SECONDS) -> None:
+    """Remove uploads that are so many seconds old, and the folders that were made for them."""
     for path in list(uploads.rglob("*")):
-        if path.is_file() and time.time() - path.stat().st_mtime > older_than:
-            discard_upload(path, uploads)
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and time.time() - path.stat().st_mtime > older_than:
+                path.unlink()
+                if path.parent.resolve() != uploads.resolve() and not any(path.parent.iterdir()):
+                    path.parent.rmdir()
 
 
 def plain_name(name: str, otherwise: str = "head") -> str:

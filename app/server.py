@@ -7,6 +7,7 @@
 | `/headlift/mesh/ID` | the head's GLB, to be shown |
 | `/headlift/small/ID` | its thumbnail |
 | `/headlift/static/NAME` | the page's own script and style, and `<model-viewer>` |
+| `/gradio_api/file=PATH` | an upload, which Gradio's page shows until the photo has been looked at |
 
 Nothing is loaded from other hosts: the content policy forbids it, and Gradio's telemetry is off.
 """
@@ -15,26 +16,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import mimetypes
 import os
 import re
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from headlift.config import AppConfig, preset
 from headlift.errors import ConfigError, HeadliftError
 
 if TYPE_CHECKING:
+    from starlette.responses import Response
+
     from headlift.app.desk import Desk, Presets
 
 COOKIE = "headlift-visitor"
 STATIC = {"app.js": "text/javascript", "app.css": "text/css", "model-viewer.js": "text/javascript"}
-SWEEP_SECONDS = 60.0
+PICTURES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/avif"})
+"""Uploads that a browser may show; anything else may only be downloaded, so that no upload runs as a page of ours."""
+PORTION = 2**18
+"""Bytes of a file that are sent at a time."""
+SWEEP_SECONDS = 10.0
 POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; "
     "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; worker-src 'self' blob:; "
@@ -123,9 +132,10 @@ def quiet_gradio(uploads: Path) -> None:
 def add_routes(app: Any, desk: Desk) -> None:
     """What the page asks for beside Gradio. Answers are for the visitor alone and are kept by no cache."""
     from starlette.requests import Request
-    from starlette.responses import FileResponse, PlainTextResponse, Response
+    from starlette.responses import PlainTextResponse, Response
 
     from headlift.app.desk import FORMATS, THUMBNAIL, suffix_of
+    from headlift.app.files import VisitError, upload_at
     from headlift.app.views import amounts_of
 
     private = {"Cache-Control": "no-store"}
@@ -148,18 +158,26 @@ def add_routes(app: Any, desk: Desk) -> None:
         )
 
     def small(visitor: str, request: Request) -> Response:
-        return FileResponse(desk.head(visitor, request.path_params["id"]).folder / THUMBNAIL, headers=private)
+        return opened(desk.head(visitor, request.path_params["id"]).folder / THUMBNAIL, "image/jpeg", private)
 
     def mesh(visitor: str, request: Request) -> Response:
-        path = desk.shown_mesh(visitor, request.path_params["id"])
-        return FileResponse(path, media_type="model/gltf-binary", headers=private)
+        return opened(desk.shown_mesh(visitor, request.path_params["id"]), "model/gltf-binary", private)
 
     def file(visitor: str, request: Request) -> Response:
         kept, kind = desk.head(visitor, request.path_params["id"]), request.path_params["kind"]
         path = desk.exported(visitor, kept.id, kind) if kind in FORMATS else None
         if path is None:
             raise ValueError("This file has not been written.")
-        return FileResponse(path, filename=f"{kept.name}.{suffix_of(kind)}", headers=private)
+        return opened(path, None, private | attachment(f"{kept.name}.{suffix_of(kind)}"))
+
+    def upload(visitor: str, request: Request) -> Response:
+        path = upload_at(request.path_params["path"], desk.uploads)
+        if path is None:
+            raise VisitError("This upload is not here (any more).")
+        kind = mimetypes.guess_type(path.name)[0]
+        if kind in PICTURES:
+            return opened(path, kind, private)
+        return opened(path, None, private | attachment(path.name))
 
     def static(request: Request) -> Response:
         name = request.path_params["name"]
@@ -171,7 +189,36 @@ def add_routes(app: Any, desk: Desk) -> None:
     route("/headlift/small/{id}", small)
     route("/headlift/mesh/{id}", mesh)
     route("/headlift/file/{id}/{kind}", file)
+    route("/gradio_api/file={path:path}", upload)
     app.add_route("/headlift/static/{name}", static)
+
+
+def opened(path: Path, media_type: str | None, headers: dict[str, str]) -> Response:
+    """A file as an answer, opened before the answer begins: whoever replaces or deletes the file meanwhile, what is
+    sent is of one piece and as long as it was said to be. Raises VisitError when it is not there."""
+    from starlette.responses import StreamingResponse
+
+    from headlift.app.files import VisitError
+
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise VisitError("This file is not here (any more).") from None
+
+    def portions() -> Iterator[bytes]:
+        with file:
+            while portion := file.read(PORTION):
+                yield portion
+
+    size = str(os.fstat(file.fileno()).st_size)
+    return StreamingResponse(
+        portions(), media_type=media_type or "application/octet-stream", headers=headers | {"Content-Length": size}
+    )
+
+
+def attachment(name: str) -> dict[str, str]:
+    """The header that makes a browser download an answer under a name."""
+    return {"Content-Disposition": f"attachment; filename*=utf-8''{quote(name)}"}
 
 
 def static_bytes(name: str) -> bytes:

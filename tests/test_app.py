@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +14,17 @@ import pytest
 from PIL import Image
 
 from headlift.app.desk import Desk
-from headlift.app.files import VisitError, Visitors, claim_upload, plain_name, sweep_uploads
+from headlift.app.files import (
+    PREVIEW_SECONDS,
+    UNCLAIMED_SECONDS,
+    VisitError,
+    Visitors,
+    claim_upload,
+    plain_name,
+    sweep_uploads,
+)
 from headlift.app.jobs import Job, JobQueue, QueueError, State
-from headlift.app.server import COOKIE, Gate, allowed_hosts, bound_socket, cookie_in
+from headlift.app.server import COOKIE, Gate, add_routes, allowed_hosts, bound_socket, cookie_in
 from headlift.app.timing import Pace, Paces, kind, pace_of, shortened, stages, time_left
 from headlift.app.views import DRAFTS, amounts_of
 from headlift.config import AppConfig, ReconstructConfig, VideoConfig, preset
@@ -62,14 +70,16 @@ def upload(folder: Path, name: str, content: bytes) -> Path:
     return folder / name
 
 
-def test_an_upload_is_moved_under_a_name_of_ours(tmp_path: Path) -> None:
+def test_an_upload_is_copied_under_a_name_of_ours(tmp_path: Path) -> None:
     path = upload(tmp_path / "up" / "f00", "Me & my <b>dog.JPG", b"picture")
-    claimed = claim_upload(str(path), tmp_path / "up", tmp_path, 100, PhotoError)
-    assert claimed.parent == tmp_path
-    assert claimed.suffix == ".jpg"
-    assert "dog" not in claimed.name
-    assert claimed.read_bytes() == b"picture"
-    assert not path.parent.exists()
+    first, second = (claim_upload(str(path), tmp_path / "up", tmp_path, 100, PhotoError) for _ in range(2))
+    assert first != second  # a photo sent twice has one name among the uploads
+    for claimed in (first, second):
+        assert claimed.parent == tmp_path
+        assert claimed.suffix == ".jpg"
+        assert "dog" not in claimed.name
+        assert claimed.read_bytes() == b"picture"
+        assert claimed.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(("content", "said"), [(b"x" * 101, "at most"), (b"", "empty")])
@@ -77,11 +87,23 @@ def test_uploads_that_are_too_large_or_empty_leave_nothing(tmp_path: Path, conte
     path = upload(tmp_path / "up" / "f00", "a.png", content)
     with pytest.raises(PhotoError, match=said):
         claim_upload(str(path), tmp_path / "up", tmp_path, 100, PhotoError)
-    assert not path.exists()
     assert not list(tmp_path.glob("upload-*"))
+    gone_soon(path, tmp_path / "up")
 
 
-@pytest.mark.parametrize("path", ["/etc/hostname", "up/../secret", "up/missing", "up/link", ""])
+def gone_soon(path: Path, uploads: Path) -> None:
+    """An upload that was asked for stays for its preview, and goes long before one that nothing was asked for."""
+    untouched = upload(uploads / "f01", "other.png", b"x")
+    sweep_uploads(uploads)
+    assert path.exists()
+    sweep_uploads(uploads, UNCLAIMED_SECONDS - PREVIEW_SECONDS - 1.0)  # as if the preview's time were over
+    assert not path.parent.exists()
+    assert untouched.exists()
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/hostname", "up/../secret", "up/missing", "up/link", "", "up/\0", "up/" + 300 * "x"]
+)
 def test_no_upload_leads_out_of_the_folder_of_uploads(tmp_path: Path, path: str) -> None:
     secret = upload(tmp_path, "secret", b"secret")
     (tmp_path / "up").mkdir()
@@ -377,7 +399,7 @@ def test_bad_photos_end_in_a_message_and_leave_nothing(
         desk.take_photo(visitor, sent(desk, Path(name).name, content), name)
     assert str(desk.visitors.root) not in str(told.value)
     assert list(desk.visitors.folder(visitor).iterdir()) == []
-    assert not (desk.uploads / "f00").exists()
+    gone_soon(desk.uploads / "f00" / Path(name).name, desk.uploads)
     with pytest.raises(VisitError, match="no photo"):
         desk.lift(visitor, "tab", "fast", "best")
 
@@ -468,6 +490,105 @@ def test_the_gate_knows_its_hosts_and_gives_each_visitor_a_cookie(desk: Desk) ->
     assert "set-cookie" not in again
     assert "set-cookie" not in answer_of(gate, "/anything", {"host": "localhost"})[1]
     assert allowed_hosts("0.0.0.0") is None
+
+
+@pytest.fixture(scope="module")
+def routes(desk: Desk) -> object:
+    from starlette.applications import Starlette
+
+    app = Starlette()
+    add_routes(app, desk)
+    return app
+
+
+def fetched(
+    app: object, visitor: str, path: str, meanwhile: Callable[[], object] = lambda: None
+) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of an answer; `meanwhile` happens once its headers are out."""
+    import asyncio
+
+    told: list[dict] = []
+    body = bytearray()
+
+    async def send(message: dict) -> None:
+        if message["type"] == "http.response.start":
+            told.append(message)
+            meanwhile()
+        body.extend(message.get("body", b""))
+
+    async def receive() -> dict:
+        await asyncio.sleep(60.0)
+        return {"type": "http.disconnect"}
+
+    cookie = [(b"cookie", f"{COOKIE}={visitor}".encode())]
+    scope = {"type": "http", "method": "GET", "path": path, "headers": cookie, "query_string": b"", "root_path": ""}
+    asyncio.run(app(scope, receive, send))  # type: ignore[operator]
+    return told[0]["status"], {k.decode().lower(): v.decode() for k, v in told[0]["headers"]}, bytes(body)
+
+
+@pytest.mark.parametrize("fate", ["deleted", "replaced"])
+@pytest.mark.parametrize("what", ["small", "mesh", "file", "upload"])
+def test_an_answer_is_whole_whatever_becomes_of_its_file(
+    desk: Desk, visitor: str, routes: object, what: str, fate: str
+) -> None:
+    kept = desk.random_head(visitor, seed=6)
+    (kept.folder / "view.glb").write_bytes(bytes(range(256)) * 4000)
+    picture = Path(sent(desk, "me.png", bytes(range(256)) * 3000))
+    path, address = {
+        "small": (kept.folder / "small.jpg", f"/headlift/small/{kept.id}"),
+        "mesh": (kept.folder / "view.glb", f"/headlift/mesh/{kept.id}"),
+        "file": (kept.file, f"/headlift/file/{kept.id}/head"),
+        "upload": (picture, f"/gradio_api/file={picture}"),
+    }[what]
+    before = path.read_bytes()
+
+    def change() -> None:
+        path.unlink()
+        if fate == "replaced":
+            path.write_bytes(b"another one")
+
+    status, headers, body = fetched(routes, visitor, address, change)
+    assert status == 200
+    assert int(headers["content-length"]) == len(body)
+    assert body == before
+    assert headers["cache-control"] == "no-store"
+    again = fetched(routes, visitor, address)
+    assert again[0] == (404 if fate == "deleted" else 200)
+    assert fetched(routes, "nobody", address)[0] == 404
+
+
+def test_the_page_can_show_an_upload_that_has_been_looked_at(desk: Desk, visitor: str, routes: object) -> None:
+    """Gradio's page asks for the preview when it likes: before the photo is looked at, meanwhile, or after."""
+    picture = sent(desk, "me.png", astronaut_jpeg())
+    desk.take_photo(visitor, picture, "me.png")
+    status, headers, body = fetched(routes, visitor, f"/gradio_api/file={picture}")
+    assert (status, headers["content-type"], body) == (200, "image/png", astronaut_jpeg())
+    desk.sweep()
+    assert Path(picture).exists()
+
+
+def test_uploads_run_as_no_page_and_lead_nowhere_else(desk: Desk, visitor: str, routes: object) -> None:
+    for name in ("evil.svg", "evil.html"):
+        headers = fetched(routes, visitor, f"/gradio_api/file={sent(desk, name, b'<script>1</script>')}")[1]
+        assert headers["content-type"] == "application/octet-stream"
+        assert headers["content-disposition"].startswith("attachment")
+    for path in (
+        "/etc/hostname",
+        f"{desk.uploads}/../visitors",
+        f"{desk.uploads}/{300 * 'x'}",
+        "http://evil.example/a",
+    ):
+        assert fetched(routes, visitor, f"/gradio_api/file={path}")[0] == 404
+
+
+def astronaut_jpeg() -> bytes:
+    import io
+
+    from skimage.data import astronaut
+
+    stream = io.BytesIO()
+    Image.fromarray(astronaut()).save(stream, "JPEG")
+    return stream.getvalue()
 
 
 def test_a_taken_port_is_told() -> None:
