@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
+from headlift.export.manifold import fans, paired
 from headlift.export.mesh import Mesh, face_weighted_normals
 from headlift.export.placement import METRES_PER_UNIT
 
@@ -99,6 +100,8 @@ class Quality:
     """Edges of one triangle only; none in a watertight mesh."""
     nonmanifold_edges: int
     """Edges of more than two triangles."""
+    nonmanifold_vertices: int
+    """Vertices at which several fans of triangles meet."""
     turned_edges: int
     """Edges whose two triangles run the same way along them, so that one of the two is inside out."""
     degenerate_triangles: int
@@ -126,6 +129,7 @@ class Quality:
             for count, name in (
                 (self.pieces - 1, "loose pieces"),
                 (self.nonmanifold_edges, "non-manifold edges"),
+                (self.nonmanifold_vertices, "non-manifold vertices"),
                 (self.turned_edges, "turned edges"),
                 (self.degenerate_triangles, "degenerate triangles"),
             )
@@ -152,6 +156,8 @@ def quality(mesh: Mesh, metres_per_unit: float = METRES_PER_UNIT) -> Quality:
     across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     area = np.linalg.norm(across, axis=1) / 2
     watertight = bool((count == 2).all())
+    fan = fans(mesh.faces, paired(mesh.vertices.astype(np.float64), mesh.faces))
+    around = mesh.faces.ravel()[np.unique(fan, return_index=True)[1]]
     outwards = np.einsum("fkc,fc->fk", mesh.normals[mesh.faces].astype(np.float64), across) > 0
     use = None
     if mesh.texture is not None:
@@ -164,6 +170,7 @@ def quality(mesh: Mesh, metres_per_unit: float = METRES_PER_UNIT) -> Quality:
         pieces=int(connected_components(graph, directed=False)[0]),
         border_edges=int((count == 1).sum()),
         nonmanifold_edges=int((count > 2).sum()),
+        nonmanifold_vertices=int((np.bincount(around, minlength=total) > 1).sum()),
         turned_edges=int((twice > 1).sum()),
         degenerate_triangles=int((area <= 1e-12).sum()),
         watertight=watertight,

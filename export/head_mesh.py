@@ -17,6 +17,7 @@ from headlift.eg3d.generator import Generator
 from headlift.errors import ConfigError
 from headlift.export.clean import simplify, smoothed
 from headlift.export.level import automatic_level
+from headlift.export.manifold import manifold
 from headlift.export.mesh import Mesh, mesh_from_density
 from headlift.export.paint import cameras_around, colors_from_views, colors_of_volume, join
 from headlift.export.texture import Photo, textured
@@ -56,7 +57,9 @@ def extract_mesh(
     mesh = smoothed(mesh, config.smooth)
     textured_now = config.texture and config.colors
     if config.faces is not None or textured_now:
-        mesh = simplify(mesh, triangles(config))
+        mesh = decimated(mesh, triangles(config))
+    elif config.close or config.walls:
+        mesh = manifold(mesh)
     if not config.colors:
         return mesh
     camera = photo.camera if photo is not None else camera
@@ -79,6 +82,17 @@ def extract_mesh(
         weight[dim] + share[dim]
     )
     return replace(mesh, colors=colors.astype(np.float32))
+
+
+def decimated(mesh: Mesh, faces: int) -> Mesh:
+    """The mesh with at most `faces` triangles, manifold: what is taken apart may need a few triangles more."""
+    fewer = faces
+    while True:
+        small = manifold(simplify(mesh, fewer))
+        over = len(small.faces) - faces
+        if over <= 0 or fewer <= over + 4:
+            return small
+        fewer -= over
 
 
 def triangles(config: MeshConfig) -> int:
