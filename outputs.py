@@ -36,7 +36,7 @@ from headlift.export.mesh import Mesh
 from headlift.export.paths import path_cameras, read_cameras, write_cameras
 from headlift.export.placement import Placement
 from headlift.export.report import Report, write_report
-from headlift.export.splats import write_splats
+from headlift.export.splats import splats_of, write_splats
 from headlift.export.texture import Photo
 from headlift.export.video import SUFFIXES as VIDEO_SUFFIXES
 from headlift.export.video import render_path, write_video
@@ -173,7 +173,7 @@ def export_head(
             for target in meshes:
                 write_mesh(mesh, target, placement, {"photo": head.camera.to("cpu")}, config.mesh.unlit, about)
             if config.splats:
-                write_splats(config.splats, mesh, placement.metres_per_unit)
+                write_splats(config.splats, splats_of(generator, planes, mesh), placement.metres_per_unit)
             found = quality(mesh, placement.metres_per_unit)
             if config.quality:
                 write_text(config.quality, json.dumps(asdict(found), indent=1) + "\n")

@@ -22,7 +22,7 @@ from headlift.export.clean import quality
 from headlift.export.files import write_bytes
 from headlift.export.images import grid, jpeg_bytes, to_uint8
 from headlift.export.raster import drawn, rasterise
-from headlift.export.splats import draw_splats, splats_on
+from headlift.export.splats import draw_splats, splats_of
 from headlift.export.views import orbit_cameras, render_views
 from headlift.head import load_head
 from headlift.outputs import head_mesh
@@ -45,6 +45,7 @@ def main() -> None:
     print(f"mesh: {time.perf_counter() - begin:.1f} s, {time.process_time() - cpu:.1f} s of one core")
     for line in quality(mesh).lines():
         print(line)
+    splats = splats_of(head.generator, planes, mesh) if args.splats else None
     around = orbit_cameras(torch.tensor([math.radians(yaw) for yaw in YAWS]))
     cameras = Camera(
         torch.cat([head.camera.cam2world, around.cam2world]), torch.cat([head.camera.intrinsics, around.intrinsics])
@@ -58,8 +59,8 @@ def main() -> None:
         both = (rasterise(mesh.vertices, mesh.faces, one, size).face >= 0) & (alpha > 0.98)
         name = "photo" if i == 0 else f"yaw {YAWS[i - 1]:+d}"
         line = f"{name:>8}: mesh {psnr(picture[both], shown[both] / 255):.1f} dB"
-        if args.splats:
-            splatted = draw_splats(splats_on(mesh), one, size)
+        if splats is not None:
+            splatted = draw_splats(splats, one, size)
             line += f", splats {psnr(splatted, shown / 255):.1f} dB"
         print(line, flush=True)
         rows[0].append(shown)

@@ -1,24 +1,31 @@
 """Gaussian splats of a head, in the PLY that viewers of 3D Gaussian splatting read (Kerbl et al. 2023).
 
-The splats are flat discs on the surface of a coloured mesh. Coordinates are metres with y down and z away from the
-face's front, as scenes from photogrammetry have it and as viewers of splats expect; `mesh_to_world` in the file's
-comments leads back.
+Most splats are flat discs on the surface of a coloured mesh. What lies in front of it, the soft rim of hair and
+shoulders, is in round splats that let light through, one for each cell of a grid with some density. Coordinates are
+metres with y down and z away from the face's front, as scenes from photogrammetry have it and as viewers of splats
+expect; `mesh_to_world` in the file's comments leads back.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
+from headlift.eg3d.density import grid_axis
 from headlift.errors import MeshError
 from headlift.export.color import linear_to_srgb
 from headlift.export.files import write_bytes
+from headlift.export.head_mesh import grid_density
 from headlift.export.mesh import Mesh
 from headlift.export.placement import METRES_PER_UNIT
 from headlift.export.raster import between, colors_at
+from headlift.export.views import Volume, box_side
 from headlift.values import Camera
 
 SH_ZERO = 0.28209479177387814
@@ -28,6 +35,16 @@ _THICKNESS = 0.1
 """Of a disc, as a fraction of its radius."""
 _INSET = 0.004
 """How far below the surface they lie, world units: what their blur adds to a contour in a picture of a head."""
+_SOFT_RESOLUTION = 96
+"""Grid points along the cube's side for the soft rim."""
+_SOFT_RADIUS = 0.6
+"""Standard deviation of its splats, in cells."""
+_FAINTEST = 0.01
+"""Cells of less optical depth are taken to be empty."""
+_CLEAR = 0.5
+"""The discs lie where this share of the light that comes in along the normal is left."""
+_PROFILE = np.linspace(0.06, -0.10, 17)
+"""Where the density is looked at along the normal, world units from the surface, from outside in."""
 _Y_DOWN = np.diag([1.0, -1.0, -1.0])
 
 
@@ -75,6 +92,85 @@ def splats_on(mesh: Mesh, count: int = 150_000, seed: int = 0) -> Splats:
     )
 
 
+@torch.no_grad()
+def splats_of(generator: Volume, planes: Float[Tensor, "1 ..."], mesh: Mesh, count: int = 150_000) -> Splats:
+    """A head as splats: `count` discs on its coloured mesh, and what is half transparent in front of them.
+
+    A disc is moved inwards to where half the light along its normal is left, and is as opaque as the volume is there.
+    The soft splats are isotropic; those of a layer of cells, h apart and of standard deviation s, add up to the layer's
+    optical depth: each has h^2 / (2 pi s^2) of it. Their colours are the volume's own. Raises MeshError as `splats_on`.
+    """
+    discs = splats_on(mesh, count)
+    surface = discs.means + _INSET * discs.normals
+    spacing = float(_PROFILE[0] - _PROFILE[1])
+    depths = np.stack([_densities(generator, planes, surface + t * discs.normals)[0] for t in _PROFILE], axis=1)
+    passed = np.cumsum(depths * spacing, axis=1)
+    inset = _reached(passed, -math.log(_CLEAR), spacing)
+    discs = replace(
+        discs,
+        means=discs.means - inset[:, None] * discs.normals,
+        opacities=np.clip(1 - np.exp(-passed[:, -1]), _FAINTEST, _OPACITY),
+    )
+    soft = _soft_splats(generator, planes, surface, discs.normals, inset)
+    return Splats(*(np.concatenate([getattr(discs, f.name), getattr(soft, f.name)]) for f in fields(Splats)))
+
+
+def _reached(passed: Float[np.ndarray, "n t"], goal: float, spacing: float) -> Float[np.ndarray, " n"]:
+    """How far below the surface the optical depth from outside reaches a goal; not above it, and at the end of the
+    profile where it never does. Between two samples it is taken to rise evenly."""
+    after = np.where((passed >= goal).any(axis=1), (passed >= goal).argmax(axis=1), passed.shape[1] - 1)
+    rows = np.arange(len(passed))
+    before = np.where(after > 0, passed[rows, after - 1], 0.0)
+    share = np.clip((goal - before) / np.maximum(passed[rows, after] - before, 1e-9), 0, 1)
+    depth: Float[np.ndarray, " n"] = np.maximum(-_PROFILE[after] - spacing / 2 + share * spacing, 0.0)
+    return depth
+
+
+def _soft_splats(
+    generator: Volume,
+    planes: Float[Tensor, "1 ..."],
+    surface: Float[np.ndarray, "n 3"],
+    normals: Float[np.ndarray, "n 3"],
+    inset: Float[np.ndarray, " n"],
+) -> Splats:
+    """A splat for each cell with some density in front of the discs that lie `inset` below the surface."""
+    from scipy.spatial import cKDTree
+
+    box = box_side(generator)
+    cell = box / (_SOFT_RESOLUTION - 1)
+    depth = np.logaddexp(0, grid_density(generator, planes)(_SOFT_RESOLUTION, None) - 1.0) * cell
+    places = np.argwhere(depth > _FAINTEST)
+    points = grid_axis(_SOFT_RESOLUTION, box).numpy().astype(np.float64)[places]
+    inside = (np.abs(points) < box / 2 - 1.5 * cell - box / 256).all(axis=1)  # as the mesh is cut
+    places, points = places[inside], points[inside]
+    distance, nearest = cKDTree(surface).query(points)
+    outwards = ((points - surface[nearest]) * normals[nearest]).sum(axis=1)
+    front = np.sign(outwards) * distance > -inset[nearest]
+    places, points = places[front], points[front]
+    share = depth[tuple(places.T)] / (2 * np.pi * _SOFT_RADIUS**2)
+    return Splats(
+        means=points,
+        normals=np.tile([0.0, 0.0, 1.0], (len(points), 1)),
+        quaternions=np.tile([1.0, 0.0, 0.0, 0.0], (len(points), 1)),
+        scales=np.full((len(points), 3), _SOFT_RADIUS * cell),
+        colors=_densities(generator, planes, points)[1].clip(0, 1),
+        opacities=np.clip(1 - np.exp(-share), 1e-3, _OPACITY),
+    )
+
+
+def _densities(
+    generator: Volume, planes: Float[Tensor, "1 ..."], points: Float[np.ndarray, "n 3"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n 3"]]:
+    """Optical depths for one unit of length, and the volume's own colours, sRGB."""
+    depths, colors = [np.zeros(0)], [np.zeros((0, 3))]
+    for start in range(0, len(points), 2**16):
+        xyz = torch.from_numpy(points[start : start + 2**16]).float()[None].to(planes)
+        sigma, features = generator.query(planes, xyz)
+        depths.append(np.logaddexp(0, sigma.reshape(-1).double().cpu().numpy() - 1))
+        colors.append(features[..., :3].reshape(-1, 3).double().cpu().numpy())
+    return np.concatenate(depths), np.concatenate(colors)
+
+
 def splat_ply_bytes(splats: Splats, metres_per_unit: float = METRES_PER_UNIT) -> bytes:
     """The standard fields: positions, normals, f_dc (colour), opacity (logit), scale (logarithm), rot (w, x, y, z)."""
     turned = _multiply(np.array([0.0, 1.0, 0.0, 0.0]), splats.quaternions)  # half a turn about x: y and z down
@@ -100,9 +196,9 @@ def splat_ply_bytes(splats: Splats, metres_per_unit: float = METRES_PER_UNIT) ->
     return "\n".join(header).encode("ascii") + table.tobytes()
 
 
-def write_splats(path: Path | str, mesh: Mesh, metres_per_unit: float = METRES_PER_UNIT) -> None:
-    """Write the splats of a coloured mesh as PLY. Raises OutputError, MeshError."""
-    write_bytes(path, splat_ply_bytes(splats_on(mesh), metres_per_unit))
+def write_splats(path: Path | str, splats: Splats, metres_per_unit: float = METRES_PER_UNIT) -> None:
+    """Write splats as PLY. Raises OutputError."""
+    write_bytes(path, splat_ply_bytes(splats, metres_per_unit))
 
 
 def _named(prefix: str, names: str | tuple[str, ...], values: np.ndarray) -> dict[str, np.ndarray]:

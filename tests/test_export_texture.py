@@ -195,7 +195,7 @@ def test_splats_look_like_the_head_and_read_back(textured: Mesh, tmp_path: Path)
         render = Ellipsoid(size=128).render(PLANES, WS, camera).raw
         seen = ((render[0].permute(1, 2, 0) + 1) / 2).clamp(0, 1).numpy()
         assert -10 * np.log10(((shown - seen) ** 2).mean()) > 25
-    write_splats(tmp_path / "s.ply", textured)
+    write_splats(tmp_path / "s.ply", splats_on(textured))
     table = PlyData.read(str(tmp_path / "s.ply"))["vertex"]
     names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"]
     assert [p.name for p in table.properties] == names + ["scale_0", "scale_1", "scale_2"] + [
