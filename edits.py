@@ -22,7 +22,7 @@ from headlift.editing.carry import (
 )
 from headlift.editing.directions import Directions, load_directions
 from headlift.editing.edit import blend, edit, mix, moved_generator, parse_amounts, parse_layers, truncated
-from headlift.editing.identity import Drift, identity_drift, in_words, to_json
+from headlift.editing.identity import Drift, Ruler, identity_drift, in_words, to_json
 from headlift.editing.paste import into_photo
 from headlift.editing.regions import Region, check_name, named_region, painted_region
 from headlift.editing.sheets import before_after, frames_between, strip, there_and_back
@@ -38,7 +38,7 @@ from headlift.invert.perceptual import load_distance
 from headlift.photo import read_photo
 from headlift.pose_estimation import mediapipe_models
 from headlift.pose_estimation.crop import cut, to_tensor
-from headlift.pose_estimation.identity import recogniser
+from headlift.pose_estimation.identity import Recogniser, recogniser
 from headlift.values import Step
 from headlift.weights import FACENET, file_sha256, find_measure
 
@@ -242,9 +242,19 @@ def measure(before: Head, after: Head, config: EditConfig, directions: Direction
         def variant(generator: Generator, ws: Tensor) -> tuple[Generator, Tensor]:
             return moved_generator(generator, ws, directions, parse_amounts(config.move), layers)
 
-    network = find_measure(FACENET)
-    known = None if network is None else recogniser(network)
+    known = known_recogniser()
     return identity_drift(before, after, distance, mediapipe_models.face_mesh, known, variant, config.seed)
+
+
+def ruler_of(before: Head, seed: int = 0) -> Ruler:
+    """Measures edits of a head as `measure` does, one after the other, without the face's landmarks."""
+    return Ruler(before, load_distance("builtin", "tuning", before.ws.device), known_recogniser(), seed)
+
+
+def known_recogniser() -> Recogniser | None:
+    """The face-recognition network, if its weights are on this machine."""
+    network = find_measure(FACENET)
+    return None if network is None else recogniser(network)
 
 
 def only_moves(config: EditConfig) -> bool:

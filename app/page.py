@@ -177,6 +177,7 @@ class Page:
             self.compare = gr.Checkbox(False, label="Before and after", elem_id="hl-compare", container=False)
             self.reset = gr.Button("Back to the start", size="sm", elem_id="hl-reset")
             self.keep = gr.Button("Keep as a new head", size="sm", elem_id="hl-keep")
+        gr.HTML(parts.DRIFT, elem_id="hl-drift")
         for number, (group, members) in enumerate(grouped.items()):
             if members:
                 with gr.Accordion(group, open=number == 0), gr.Row(elem_classes="hl-sliders"):

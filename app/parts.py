@@ -28,6 +28,12 @@ EMPTY = (
     "<p>Choose a photo of one face, looking about straight ahead. Or try an example.</p></div>"
 )
 MEASURING = "<p class='hl-note'><i class='hl-spin'></i> Measuring how long this takes on this machine\u2026</p>"
+DRIFT = (
+    "<div class='hl-drift'><label for='hl-drift-meter'>Identity drift</label> "
+    "<meter id='hl-drift-meter' min='0' max='1' value='0'></meter> <output role='status'></output>"
+    "<p class='hl-note'></p></div>"
+)
+"""How far the sliders take the head from being the same person; `app.js` fills it."""
 TAKE_ALONG = (
     "<p class='hl-note'>GLB for Blender, game engines and the web; OBJ with its material; PLY for scripts; STL in "
     "millimetres for printing; a turning video; the head file opens here again. Meshes take a moment.</p>"

@@ -3,6 +3,7 @@
 | address | gives |
 |---|---|
 | `/headlift/view/ID?yaw=..&pitch=..&draft=0` | a head's picture; other parameters are amounts of directions |
+| `/headlift/drift/ID?NAME=AMOUNT` | how far an edit takes a head from being the same person, as JSON |
 | `/headlift/file/ID/KIND` | a file that has been written for a head, to be downloaded |
 | `/headlift/mesh/ID` | the head's GLB, to be shown |
 | `/headlift/small/ID` | its thumbnail |
@@ -132,7 +133,7 @@ def quiet_gradio(uploads: Path) -> None:
 def add_routes(app: Any, desk: Desk) -> None:
     """What the page asks for beside Gradio. Answers are for the visitor alone and are kept by no cache."""
     from starlette.requests import Request
-    from starlette.responses import PlainTextResponse, Response
+    from starlette.responses import JSONResponse, PlainTextResponse, Response
 
     from headlift.app.desk import FORMATS, THUMBNAIL, suffix_of
     from headlift.app.files import VisitError, upload_at
@@ -156,6 +157,12 @@ def add_routes(app: Any, desk: Desk) -> None:
         return Response(
             seen.jpeg(yaw, pitch, bool(draft), amounts_of(numbers)), media_type="image/jpeg", headers=private
         )
+
+    def drift(visitor: str, request: Request) -> Response:
+        amounts = amounts_of({name: float(value) for name, value in request.query_params.items()})
+        found = desk.view(visitor, request.path_params["id"]).drift(amounts)
+        told = {"value": found.value, "measure": found.measure, "stand_in": found.stand_in}
+        return JSONResponse(told, headers=private)
 
     def small(visitor: str, request: Request) -> Response:
         return opened(desk.head(visitor, request.path_params["id"]).folder / THUMBNAIL, "image/jpeg", private)
@@ -186,6 +193,7 @@ def add_routes(app: Any, desk: Desk) -> None:
         return Response(static_bytes(name), media_type=STATIC[name], headers={"Cache-Control": "max-age=60"})
 
     route("/headlift/view/{id}", view)
+    route("/headlift/drift/{id}", drift)
     route("/headlift/small/{id}", small)
     route("/headlift/mesh/{id}", mesh)
     route("/headlift/file/{id}/{kind}", file)

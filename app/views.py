@@ -15,6 +15,8 @@ from torch import Tensor
 
 from headlift.editing.directions import Directions
 from headlift.editing.edit import edit
+from headlift.editing.identity import Drift, Ruler
+from headlift.edits import ruler_of
 from headlift.export.images import jpeg_bytes, to_uint8
 from headlift.export.views import orbit_cameras
 from headlift.head import Head, Loader, load_head
@@ -40,7 +42,7 @@ def amounts_of(values: Mapping[str, float | int]) -> Amounts:
 
 
 class HeadView:
-    """A head that can be looked at. One render at a time."""
+    """A head that can be looked at. One picture at a time."""
 
     def __init__(self, head: Head, directions: Directions | None) -> None:
         self.head = head
@@ -48,6 +50,8 @@ class HeadView:
         self._edits: OrderedDict[Amounts, tuple[Head, Float[Tensor, "1 3 c p p"]]] = OrderedDict()
         self._draft = len(DRAFTS) - 1
         self._lock = threading.Lock()
+        self._ruler: Ruler | None = None
+        self._measuring = threading.Lock()
 
     def edited(self, amounts: Amounts) -> Head:
         """The head moved along directions. Raises ConfigError or CheckpointError as `editing.edit.edit` does."""
@@ -67,6 +71,18 @@ class HeadView:
             if draft:
                 return jpeg_bytes(to_uint8(self._draft_picture(head, planes, camera)), quality=80)
             return jpeg_bytes(to_uint8(head.generator.render(planes, head.ws, camera).image))
+
+    def drift(self, amounts: Amounts) -> Drift:
+        """How far directions take the head from being the same person, by the best measure there is.
+
+        The first time takes longer: other heads are drawn to compare with. Pictures are drawn meanwhile. Raises
+        ConfigError or CheckpointError as `editing.edit.edit` does.
+        """
+        after = self.edited(amounts)
+        with self._measuring:
+            if self._ruler is None:
+                self._ruler = ruler_of(self.head)
+            return self._ruler.drift(self._ruler.seen(after))[0]
 
     def _planes(self, amounts: Amounts) -> tuple[Head, Float[Tensor, "1 3 c p p"]]:
         if amounts not in self._edits:

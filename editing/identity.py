@@ -55,6 +55,42 @@ class Drift:
     """It is no face-recognition network."""
 
 
+class Ruler:
+    """Measures how far edits take one head, again and again: what does not depend on the edit is drawn once.
+
+    Args:
+        recogniser: a face-recognition network, if its weights are on this machine.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, before: Subject, distance: Distance, recogniser: Recogniser | None = None, seed: int = 0
+    ) -> None:
+        self.cameras = orbit(torch.tensor(YAWS), torch.zeros(len(YAWS))).to(before.ws.device)
+        self.random = random_codes(before.generator, OTHERS, seed)
+        self.shown = _seen(before.generator, before.ws, self.cameras)
+        self.others = [_seen(before.generator, ws, self.cameras[:1]) for ws in self.random]
+        self._distance, self._recogniser = distance, recogniser
+        self._apart = _pairs(self.others, lambda x, y: feature_gap(x, y, distance))
+
+    @torch.no_grad()
+    def seen(self, after: Subject) -> tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 1 r r"]]:
+        """The edited head from the sides that are compared: pictures and opacities."""
+        return _seen(after.generator, after.ws, self.cameras)
+
+    @torch.no_grad()
+    def drift(self, seen: tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 1 r r"]]) -> tuple[Drift, ...]:
+        """How far a head, as `seen` shows it, is from the one before; the first measure is the one to quote."""
+        found = []
+        if self._recogniser is not None:
+            value = _recognition_drift([self.shown, seen], self.others, self._recogniser)
+            if value is not None:
+                found.append(Drift("recognition", value, "embeddings of a face-recognition network", False))
+        value = feature_gap(self.shown, seen, self._distance) / self._apart
+        found.append(Drift("features", value, "features of the builtin perceptual network over the head", True))
+        return tuple(found)
+
+
 @torch.no_grad()
 def identity_drift(
     before: Subject,
@@ -72,25 +108,17 @@ def identity_drift(
         recogniser: a face-recognition network, if its weights are on this machine.
         variant: the same edit for another head: what it moves on average over random heads is taken off `face_shape`.
     """
-    generator = before.generator
-    cameras = orbit(torch.tensor(YAWS), torch.zeros(len(YAWS))).to(before.ws.device)
-    random = random_codes(generator, OTHERS, seed)
-    shown = [_seen(head.generator, head.ws, cameras) for head in (before, after)]
-    others = [_seen(generator, ws, cameras[:1]) for ws in random]
-    found = []
-    if recogniser is not None:
-        value = _recognition_drift(shown, others, recogniser)
-        if value is not None:
-            found.append(Drift("recognition", value, "embeddings of a face-recognition network", False))
-    apart = _pairs(others, lambda x, y: feature_gap(x, y, distance))
-    value = feature_gap(shown[0], shown[1], distance) / apart
-    found.append(Drift("features", value, "features of the builtin perceptual network over the head", True))
-    if landmarks is not None:
-        shape = _shape_drift(shown, others, random, generator, before.ws, cameras[:1], landmarks, variant)
-        if shape is not None:
-            about = "landmarks of the face" + (", less what the edit moves on other heads" if variant else "")
-            found.append(Drift("face_shape", shape, about, True))
-    return tuple(found)
+    ruler = Ruler(before, distance, recogniser, seed)
+    seen = ruler.seen(after)
+    found = ruler.drift(seen)
+    if landmarks is None:
+        return found
+    shown, front = [ruler.shown, seen], ruler.cameras[:1]
+    shape = _shape_drift(shown, ruler.others, ruler.random, before.generator, before.ws, front, landmarks, variant)
+    if shape is None:
+        return found
+    about = "landmarks of the face" + (", less what the edit moves on other heads" if variant else "")
+    return (*found, Drift("face_shape", shape, about, True))
 
 
 def random_codes(generator: Generator, count: int, seed: int) -> list[Float[Tensor, "1 l w"]]:

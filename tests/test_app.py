@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import zipfile
@@ -28,7 +29,9 @@ from headlift.app.server import COOKIE, Gate, add_routes, allowed_hosts, bound_s
 from headlift.app.timing import Pace, Paces, kind, pace_of, shortened, stages, time_left
 from headlift.app.views import DRAFTS, amounts_of
 from headlift.config import AppConfig, ReconstructConfig, VideoConfig, preset
+from headlift.editing.identity import identity_drift
 from headlift.errors import ConfigError, FaceError, HeadFileError, PhotoError
+from headlift.invert.perceptual import load_distance
 from headlift.values import Step
 
 # Folders and uploads
@@ -327,6 +330,25 @@ def test_random_heads_are_private_turn_and_change(desk: Desk, visitor: str) -> N
     assert [k.id for k in desk.heads(visitor)] == [edited.id, kept.id]
 
 
+def test_identity_drift_is_told_for_the_sliders(desk: Desk, visitor: str, routes: object) -> None:
+    kept = desk.random_head(visitor, seed=3)
+    told = [
+        json.loads(fetched(routes, visitor, f"/headlift/drift/{kept.id}", query=query)[2])
+        for query in ("", "age=0.3", "age=2.5&weight=2")
+    ]
+    values = [one["value"] for one in told]
+    assert values[0] == 0
+    assert 0 < values[1] < values[2]
+    view = desk.view(visitor, kept.id)
+    amounts = {"age": 2.5, "weight": 2.0}
+    distance = load_distance("builtin", "tuning", view.head.ws.device)
+    expected = identity_drift(view.head, view.edited(amounts_of(amounts)), distance)
+    assert values[2] == pytest.approx(expected[0].value, rel=1e-4)  # what `headlift edit` says
+    assert told[2]["stand_in"] == expected[0].stand_in
+    assert fetched(routes, visitor, f"/headlift/drift/{kept.id}", query="height=1")[0] == 404
+    assert fetched(routes, desk.visitors.enter(None), f"/headlift/drift/{kept.id}", query="age=1")[0] == 404
+
+
 def test_a_draft_that_is_too_slow_is_made_cheaper(desk: Desk, visitor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     view = desk.view(visitor, desk.random_head(visitor, seed=1).id)
     monkeypatch.setattr("headlift.app.views.DRAFT_SECONDS", 0.0)
@@ -502,7 +524,7 @@ def routes(desk: Desk) -> object:
 
 
 def fetched(
-    app: object, visitor: str, path: str, meanwhile: Callable[[], object] = lambda: None
+    app: object, visitor: str, path: str, meanwhile: Callable[[], object] = lambda: None, query: str = ""
 ) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of an answer; `meanwhile` happens once its headers are out."""
     import asyncio
@@ -521,7 +543,14 @@ def fetched(
         return {"type": "http.disconnect"}
 
     cookie = [(b"cookie", f"{COOKIE}={visitor}".encode())]
-    scope = {"type": "http", "method": "GET", "path": path, "headers": cookie, "query_string": b"", "root_path": ""}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "headers": cookie,
+        "query_string": query.encode(),
+        "root_path": "",
+    }
     asyncio.run(app(scope, receive, send))  # type: ignore[operator]
     return told[0]["status"], {k.decode().lower(): v.decode() for k, v in told[0]["headers"]}, bytes(body)
 

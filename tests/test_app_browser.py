@@ -197,6 +197,9 @@ def test_sliders_change_the_head_and_show_before_and_after(ada: Visit, app: Runn
     page.wait_for_function(f"Number(document.querySelector('.hl-after img').dataset.frames) > {frames}")
     at_rest(page)
     assert np.abs(before - picture(page)).mean() > 0.5
+    page.wait_for_function("Number(document.querySelector('.hl-drift output').textContent) > 0")
+    assert 0.01 < float(page.locator(".hl-drift meter").evaluate("meter => meter.value")) < 1
+    assert "0 is the same head" in page.inner_text(".hl-drift")
     page.check("#hl-compare input")
     page.wait_for_selector(".hl-before img[data-draft='0']")
     sides = picture(page, ".hl-before"), picture(page, ".hl-after")
@@ -204,6 +207,7 @@ def test_sliders_change_the_head_and_show_before_and_after(ada: Visit, app: Runn
     page.uncheck("#hl-compare input")
     page.click("#hl-keep")
     page.wait_for_function("document.querySelectorAll('.hl-card').length === 2")
+    page.wait_for_function("document.querySelector('.hl-drift output').textContent === '0.00'")  # of the new head
     assert "edited" in page.inner_text(".hl-title h2")
 
 
@@ -264,11 +268,13 @@ def test_bad_files_end_in_a_message_and_a_clean_state(ada: Visit, browser: Any, 
         assert files_of(app, nobody.token) == []
     until(lambda: not [path for path in app.desk.uploads.rglob("*") if path.is_file()])
     assert not page.locator("#hl-go").is_visible()
-    # After all that a good photo still works; two at once end in one photo.
-    send(page, "one.png", astronaut())
-    send(page, "two.png", astronaut())
-    page.wait_for_selector(".hl-word")
-    until(lambda: len(files_of(app, nobody.token)) == 1)
+    # After all that a good photo still works; two at once end in one photo, the same file twice as well.
+    for first, second in (("one.png", "two.png"), ("same.png", "same.png")):
+        send(page, first, astronaut())
+        send(page, second, astronaut())
+        page.wait_for_selector(".hl-word")
+        until(lambda: len(files_of(app, nobody.token)) == 1)
+        assert page.inner_text("#hl-notice") == ""
     page.context.close()
 
 

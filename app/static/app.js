@@ -44,6 +44,40 @@ window.headlift = (() => {
       }
     }
     busy = false;
+    tellDrift();
+  };
+
+  // The identity drift beside the sliders: asked for once the head is at rest, one question at a time.
+  let asked = null;
+  const tellDrift = async () => {
+    const box = document.querySelector(".hl-drift");
+    if (!box || !stage || dragged || asked || stage.querySelector(".hl-after img").dataset.draft !== "0") return;
+    const query = new URLSearchParams(amounts), wanted = `${head}?${query}`;
+    if (box.dataset.of === wanted) return;
+    const tell = (value, number, note) => {
+      box.dataset.of = wanted;
+      box.querySelector("meter").value = value;
+      box.querySelector("output").textContent = number;
+      box.querySelector("p").textContent = note;
+    };
+    if (!Object.keys(amounts).length) {
+      tell(0, "0.00", "Nothing has been changed.");
+      return;
+    }
+    asked = wanted;
+    delete box.dataset.of;
+    box.querySelector("p").textContent = "Comparing the head before and after\u2026";
+    try {
+      const answer = await fetch(`/headlift/drift/${head}?${query}`);
+      if (!answer.ok) throw new Error(await answer.text());
+      const { value, stand_in } = await answer.json();
+      tell(value, value.toFixed(2), "0 is the same head, 1 another one"
+        + (stand_in ? "; by features of its pictures, as no face-recognition network is here." : "; by face recognition."));
+    } catch (error) {
+      tell(0, "\u2013", error.message);
+    }
+    asked = null;
+    tellDrift();
   };
 
   const show = draft => {
