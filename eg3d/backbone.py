@@ -57,4 +57,4 @@ class Backbone(nn.Module):
     def __init__(self, mapping: MappingSpec, spec: BackboneSpec, image_channels: int, published: bool = False) -> None:
         super().__init__()
         self.synthesis = SynthesisNetwork(spec, mapping.w_dim, image_channels, published)
-        self.mapping = MappingNetwork(mapping)
+        self.mapping = MappingNetwork(mapping, published=published)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headlift.eg3d.layers import FullyConnected
+from headlift.eg3d.rounding import chained_product
 from headlift.eg3d.spec import DecoderSpec
 
 SIGMOID_MARGIN = 0.001
@@ -17,8 +18,10 @@ SIGMOID_MARGIN = 0.001
 class Decoder(nn.Module):
     """One hidden layer with softplus; always in float32, for the density is exponentiated later."""
 
-    def __init__(self, inputs: int, spec: DecoderSpec) -> None:
+    def __init__(self, inputs: int, spec: DecoderSpec, published: bool = False) -> None:
+        """`published` makes `rows` round as the published numbers are, on any processor (slower)."""
         super().__init__()
+        self.published = published
         self.net = nn.Sequential(
             FullyConnected(inputs, spec.hidden, lr_multiplier=spec.lr_multiplier),
             nn.Softplus(),
@@ -42,11 +45,15 @@ class Decoder(nn.Module):
             return out[:, 0], _colors(out[:, 1:])
 
     def rows(self, features: Float[Tensor, "n m c"]) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n f m"]]:
-        """The same for points in rows, rounded in the published order."""
+        """The same for points in rows."""
         with torch.autocast(features.device.type, enabled=False):
             w1, b1, w2, b2 = self.layers()
-            hidden = F.softplus(torch.addmm(b1, features.float().flatten(0, 1), w1.T))
-            out = torch.addmm(b2, hidden, w2.T).reshape(*features.shape[:2], -1)
+            x = features.float().flatten(0, 1)
+            if self.published:
+                out = chained_product(F.softplus(chained_product(x, w1) + b1), w2) + b2
+            else:
+                out = torch.addmm(b2, F.softplus(torch.addmm(b1, x, w1.T)), w2.T)
+            out = out.reshape(*features.shape[:2], -1)
             return out[..., 0], _colors(out[..., 1:]).mT
 
 

@@ -15,6 +15,7 @@ from headlift.eg3d.decoder import Decoder
 from headlift.eg3d.mapping import truncate
 from headlift.eg3d.marching import composite, interval_weights, sample_weights
 from headlift.eg3d.rays import Jitter
+from headlift.eg3d.rounding import blend_middles
 from headlift.eg3d.spec import GeneratorSpec, NoiseMode
 from headlift.eg3d.superres import Superresolution
 from headlift.eg3d.triplane import Axes, look_up, merge_planes, sample_planes
@@ -46,7 +47,7 @@ class Generator(nn.Module):
         self.superresolution = Superresolution(
             spec.superres, spec.decoder.features, spec.mapping.w_dim, spec.published_faults
         )
-        self.decoder = Decoder(spec.plane_channels, spec.decoder)
+        self.decoder = Decoder(spec.plane_channels, spec.decoder, spec.published_faults)
 
     @property
     def num_ws(self) -> int:
@@ -165,7 +166,7 @@ class Generator(nn.Module):
             empty = torch.where(alpha > 0, depth, torch.full_like(depth, torch.inf))
             depth = empty.clamp(near.min(), far.max())
         if spec.white_background:
-            features = features + (1 - alpha)[:, None]
+            features = features + 1 - alpha[:, None]
         return VolumeOutput(
             (features * 2 - 1).reshape(n, -1, side, side),
             depth.reshape(n, 1, side, side),
@@ -213,21 +214,29 @@ class Generator(nn.Module):
         jitter: Jitter,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Features [n f m], depth, alpha, nearest and farthest sample [n m] of some rays."""
-        mode = self.spec.render.clamp_mode
+        mode, published = self.spec.render.clamp_mode, self.spec.published_faults
         depths = rays.stratified_samples(start, end, jitter.coarse, self.spec.render.disparity_sampling)
         sigma, colors = self._decode(planes, axes, origins, directions, depths)
         if jitter.fine is None:
-            weights = interval_weights(depths, sigma, mode)
+            weights = interval_weights(depths, sigma, mode, published)
             depth, alpha = composite(depths, weights)
-            return _blend(colors, sample_weights(weights)), depth, alpha, depths[..., 0], depths[..., -1]
+            if published:
+                features = blend_middles(colors.permute(0, 2, 3, 1), weights)
+            else:
+                features = _blend(colors, sample_weights(weights))
+            return features, depth, alpha, depths[..., 0], depths[..., -1]
         with torch.no_grad():
-            coarse_weights = interval_weights(depths, sigma, mode)
+            coarse_weights = interval_weights(depths, sigma, mode, published)
         fine = rays.importance_samples(depths.detach(), coarse_weights, jitter.fine)
         fine_sigma, fine_colors = self._decode(planes, axes, origins, directions, fine)
         sorted_depths, order = torch.cat([depths, fine], dim=-1).sort(dim=-1)
         sorted_sigma = torch.cat([sigma, fine_sigma], dim=-1).gather(-1, order)
-        weights = interval_weights(sorted_depths, sorted_sigma, mode)
+        weights = interval_weights(sorted_depths, sorted_sigma, mode, published)
         depth, alpha = composite(sorted_depths, weights)
+        if published:
+            both = torch.cat([colors, fine_colors], dim=3).permute(0, 2, 3, 1)
+            features = blend_middles(both.gather(2, order[..., None].expand_as(both)), weights)
+            return features, depth, alpha, sorted_depths[..., 0], sorted_depths[..., -1]
         # Colours stay where they are; their weights are brought back to the unsorted order instead.
         shares = torch.zeros_like(sorted_depths).scatter(-1, order, sample_weights(weights))
         coarse_shares, fine_shares = torch.split(shares, [depths.shape[-1], fine.shape[-1]], dim=-1)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headlift.eg3d.rounding import laned_product, published_convolution, published_doubling
 from headlift.eg3d.spec import NoiseMode
 
 LRELU_SLOPE = 0.2
@@ -25,9 +26,17 @@ class FullyConnected(nn.Module):
     """x A^T + b with equalised learning rate, then a leaky ReLU (times sqrt 2) if `activate`. Always in float32."""
 
     def __init__(
-        self, inputs: int, outputs: int, activate: bool = False, lr_multiplier: float = 1.0, bias_init: float = 0.0
+        self,
+        inputs: int,
+        outputs: int,
+        activate: bool = False,
+        lr_multiplier: float = 1.0,
+        bias_init: float = 0.0,
+        published: bool = False,
     ) -> None:
+        """`published` sums the terms of few rows in the published order (slower)."""
         super().__init__()
+        self.published = published
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
         self.bias = nn.Parameter(torch.full((outputs,), float(bias_init)))
         self.activate = activate
@@ -41,7 +50,7 @@ class FullyConnected(nn.Module):
     def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = self.effective()
-            x = F.linear(x.float(), weight, bias)
+            x = laned_product(x.float(), weight) + bias if self.published else F.linear(x.float(), weight, bias)
         return F.leaky_relu(x, LRELU_SLOPE) * LRELU_GAIN if self.activate else x
 
 
@@ -83,14 +92,19 @@ def convolve(
     kernel: Float[Tensor, "4 4"] | None,
     up: int = 1,
     down: int = 1,
+    published: bool = False,
 ) -> Float[Tensor, "n o h2 w2"]:
-    """Convolution with resampling: filtered after doubling the resolution, before halving it (up or down by 1 or 2)."""
+    """Convolution with resampling: filtered after doubling the resolution, before halving it (up or down by 1 or 2).
+
+    `published` rounds as the published numbers are (slower).
+    """
     size = weight.shape[-1]
     if up == 1 and down == 1:
-        return F.conv2d(x, weight, padding=size // 2)
+        return (published_convolution if published else F.conv2d)(x, weight, padding=size // 2)
     assert kernel is not None, "changing the resolution needs the filter"
     if up == 2:
-        return filter_image(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), kernel, padding=1, gain=4.0)
+        double = published_doubling if published else F.conv_transpose2d
+        return filter_image(double(x, weight.transpose(0, 1), stride=2), kernel, padding=1, gain=4.0)
     if size == 1:
         return F.conv2d(filter_image(x, kernel, padding=1, stride=2), weight)
     return F.conv2d(filter_image(x, kernel, padding=2), weight, stride=2)
@@ -106,6 +120,7 @@ def modulated_convolution(
     up: int = 1,
     gain: float = 1.0,
     fused: bool = False,
+    published: bool = False,
 ) -> Float[Tensor, "n o h2 w2"]:
     """Convolution whose input channels are scaled by `styles` (one row, or one for each image).
 
@@ -114,7 +129,7 @@ def modulated_convolution(
     with one row of styles and equal up to rounding; with more rows it is a convolution in groups.
     """
     if fused:
-        return _fused_convolution(x, weight, styles, kernel, demodulate, up, gain)
+        return _fused_convolution(x, weight, styles, kernel, demodulate, up, gain, published)
     with torch.autocast(x.device.type, enabled=False):
         weight, styles = weight.float(), styles.float()
         scale: Tensor | None = None
@@ -123,12 +138,19 @@ def modulated_convolution(
             scale = torch.rsqrt(styles.square() @ power.T + 1e-8) * gain
         elif gain != 1.0:
             weight = weight * gain
-    y = convolve(x * styles.to(x.dtype)[:, :, None, None], weight.to(x.dtype), kernel, up=up)
+    y = convolve(x * styles.to(x.dtype)[:, :, None, None], weight.to(x.dtype), kernel, up=up, published=published)
     return y if scale is None else y * scale.to(y.dtype)[:, :, None, None]
 
 
 def _fused_convolution(
-    x: Tensor, weight: Tensor, styles: Tensor, kernel: Tensor | None, demodulate: bool, up: int, gain: float
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    kernel: Tensor | None,
+    demodulate: bool,
+    up: int,
+    gain: float,
+    published: bool,
 ) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         scaled = weight.float()[None] * styles.float()[:, None, :, None, None]
@@ -140,7 +162,7 @@ def _fused_convolution(
     scaled = scaled.to(x.dtype)
     rows, outputs, inputs, size = scaled.shape[:4]
     if rows == 1:
-        return convolve(x, scaled[0], kernel, up=up)
+        return convolve(x, scaled[0], kernel, up=up, published=published)
     grouped = x.reshape(1, -1, *x.shape[2:])
     if up == 2:
         assert kernel is not None, "changing the resolution needs the filter"
@@ -148,7 +170,8 @@ def _fused_convolution(
         y = F.conv_transpose2d(grouped, stacked, stride=2, groups=rows)
         y = filter_image(y, kernel, padding=1, gain=4.0)
     else:
-        y = F.conv2d(grouped, scaled.flatten(0, 1), padding=size // 2, groups=rows)
+        multiply = published_convolution if published else F.conv2d
+        y = multiply(grouped, scaled.flatten(0, 1), padding=size // 2, groups=rows)
     return y.reshape(rows, outputs, *y.shape[2:])
 
 
@@ -179,7 +202,7 @@ class SynthesisLayer(nn.Module):
         """`published` rounds in the published order: gains, noise and bias one after the other."""
         super().__init__()
         self.published = published
-        self.affine = FullyConnected(w_dim, inputs, bias_init=1.0)
+        self.affine = FullyConnected(w_dim, inputs, bias_init=1.0, published=published)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.noise_strength = nn.Parameter(torch.zeros([]))
@@ -208,6 +231,7 @@ class SynthesisLayer(nn.Module):
             up=self.up,
             gain=1.0 if self.published else LRELU_GAIN,
             fused=_fuse(self, w, self.published) if fused is None else fused,
+            published=self.published,
         )
         noise = self._noise(x, noise_mode, generator)
         if self.published:
@@ -235,7 +259,7 @@ class ToRGB(nn.Module):
     ) -> None:
         super().__init__()
         self.published = published
-        self.affine = FullyConnected(w_dim, inputs, bias_init=1.0)
+        self.affine = FullyConnected(w_dim, inputs, bias_init=1.0, published=published)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, 1, 1))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.weight_gain = 1 / math.sqrt(inputs)
@@ -247,7 +271,7 @@ class ToRGB(nn.Module):
         """Picture channels in float32, whatever the precision of `x`."""
         styles = self.affine(w) * self.weight_gain
         fuse = _fuse(self, w, self.published) if fused is None else fused
-        y = modulated_convolution(x, self.weight, styles, None, demodulate=False, fused=fuse)
+        y = modulated_convolution(x, self.weight, styles, None, demodulate=False, fused=fuse, published=self.published)
         y = y.float() + self.bias[:, None, None]
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 

@@ -13,18 +13,23 @@ from headlift.eg3d.spec import MappingSpec
 class MappingNetwork(nn.Module):
     """z and the embedded label, each brought to unit mean square, through a few layers to w; all in float32."""
 
-    def __init__(self, spec: MappingSpec, average: bool = True) -> None:
-        """Without `average` there is no running mean of w, and no truncation (the discriminator's mapping)."""
+    def __init__(self, spec: MappingSpec, average: bool = True, published: bool = False) -> None:
+        """Without `average` there is no running mean of w, and no truncation (the discriminator's mapping).
+
+        `published` rounds as `FullyConnected` says.
+        """
         super().__init__()
         self.spec = spec
         embedded = 0
         if spec.label_dim:
             embedded = spec.embed_features or spec.w_dim
-            self.embed = FullyConnected(spec.label_dim, embedded)
+            self.embed = FullyConnected(spec.label_dim, embedded, published=published)
         hidden = spec.layer_features or spec.w_dim
         widths = [spec.z_dim + embedded, *[hidden] * (spec.layers - 1), spec.w_dim]
         for i in range(spec.layers):
-            layer = FullyConnected(widths[i], widths[i + 1], activate=True, lr_multiplier=spec.lr_multiplier)
+            layer = FullyConnected(
+                widths[i], widths[i + 1], activate=True, lr_multiplier=spec.lr_multiplier, published=published
+            )
             self.add_module(f"fc{i}", layer)
         if average:
             self.register_buffer("w_avg", torch.zeros(spec.w_dim))

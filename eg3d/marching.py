@@ -14,19 +14,22 @@ from headlift.eg3d.spec import DensityClamp
 
 
 def interval_weights(
-    depths: Float[Tensor, "n m s"], sigma: Float[Tensor, "n m s"], clamp_mode: DensityClamp = "softplus"
+    depths: Float[Tensor, "n m s"],
+    sigma: Float[Tensor, "n m s"],
+    clamp_mode: DensityClamp = "softplus",
+    published: bool = False,
 ) -> Float[Tensor, "n m s1"]:
     """What each of the s - 1 intervals between sorted samples contributes to its ray.
 
     The density of an interval is softplus(mean sigma - 1) per world unit, its opacity 1 - exp(-density length), its
     weight the opacity times the transmittance of all intervals before it. The exponential is rounded once, from double
     precision: where a ray meets next to nothing, its opacities are a few units of float32's last place, and which of
-    them round to nothing decides its depth.
+    them round to nothing decides its depth. `published` takes the processor's own exponential.
     """
     middle = (sigma[..., 1:] + sigma[..., :-1]) / 2
     density = F.softplus(middle - 1) if clamp_mode == "softplus" else F.relu(middle)
     absorbed = density * (depths[..., 1:] - depths[..., :-1])
-    opacity = 1 - torch.exp(-absorbed.double()).float()
+    opacity = 1 - (torch.exp(-absorbed) if published else torch.exp(-absorbed.double()).float())
     passed = F.pad((1 - opacity[..., :-1] + 1e-10).cumprod(dim=-1), (1, 0), value=1.0)
     return opacity * passed
 

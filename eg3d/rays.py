@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from headlift.eg3d.rounding import multiply_add
 from headlift.errors import ConfigError
 from headlift.values import Camera
 
@@ -73,7 +74,8 @@ def pixel_rays(camera: Camera, resolution: int) -> tuple[Float[Tensor, "n m 3"],
     y = (uv[:, 1] - cy) / fy
     x = (uv[:, 0] - k[:, 0, 2] + cy * skew / fy - skew * uv[:, 1] / fy) / k[:, 0, 0]
     origin = pose[:, :3, 3:]
-    point = pose[:, :3, 0:1] * x[:, None] + pose[:, :3, 1:2] * y[:, None] + pose[:, :3, 2:3] + origin
+    aside = multiply_add(pose[:, :3, 1:2], y[:, None], pose[:, :3, 0:1] * x[:, None])
+    point = aside + pose[:, :3, 2:3] + origin
     directions = F.normalize((point - origin).mT, dim=2)
     return camera.origin[:, None].expand_as(directions), directions
 
