@@ -78,6 +78,9 @@ class CompositeDecoder(Decoder):
         own, beside = features[..., : self.inputs], features[..., self.inputs :]
         return self._mix(super().rows(own), self.outer.rows(beside))
 
+    def density(self, features: Float[Tensor, "n c m"]) -> Float[Tensor, "n m"]:
+        return self(features)[0]  # type: ignore[no-any-return]
+
     def _mix(self, own: tuple[Tensor, Tensor], beside: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         (sigma_own, colour_own), (sigma_outer, rest) = own, beside
         share, colour_outer = rest[:, -1].clamp(0, 1), rest[:, :-1]
@@ -149,9 +152,10 @@ class CompositeGenerator(Generator):
         jitter: Jitter | torch.Generator | None = None,
         depth_samples: int | None = None,
         importance_samples: int | None = None,
+        cut: float = 0.0,
     ) -> VolumeOutput:
         """As `Generator.volume`, of both volumes."""
-        whole = super().volume(planes, camera, neural_resolution, jitter, depth_samples, importance_samples)
+        whole = super().volume(planes, camera, neural_resolution, jitter, depth_samples, importance_samples, cut)
         return self._apart(whole).volume
 
     def query(

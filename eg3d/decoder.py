@@ -44,6 +44,13 @@ class Decoder(nn.Module):
             out = torch.baddbmm(b2[:, None], w2.expand(n, -1, -1), hidden)
             return out[:, 0], _colors(out[:, 1:])
 
+    def density(self, features: Float[Tensor, "n c m"]) -> Float[Tensor, "n m"]:
+        """The density alone, before any activation."""
+        with torch.autocast(features.device.type, enabled=False):
+            w1, b1, w2, b2 = self.layers()
+            hidden = F.softplus(torch.baddbmm(b1[:, None], w1.expand(len(features), -1, -1), features.float()))
+            return torch.einsum("h,nhm->nm", w2[0], hidden) + b2[0]
+
     def rows(self, features: Float[Tensor, "n m c"]) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n f m"]]:
         """The same for points in rows."""
         with torch.autocast(features.device.type, enabled=False):

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headlift.eg3d import rays
+from headlift.eg3d.active import march_active
 from headlift.eg3d.backbone import Backbone
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.decoder import Decoder
@@ -104,14 +105,17 @@ class Generator(nn.Module):
         depth_samples: int | None = None,
         importance_samples: int | None = None,
         noise_mode: NoiseMode | None = None,
+        cut: float = 0.0,
     ) -> RenderOutput:
         """Pictures of heads from n cameras. One head (b = 1) can be seen by any number of cameras at once.
 
         The result is a function of its arguments: samples lie at the middle of their bins unless `jitter` gives a
         generator to draw from or the numbers themselves. `noise_mode` is the super-resolution's (the spec's if None).
+        With a `cut` above 0, samples of one head that contribute at most that much to their ray neither colour it nor
+        take a gradient (`eg3d.active`): about twice as fast where gradients are wanted.
         Raises ConfigError when a handed-in jitter has other shapes than the render needs.
         """
-        volume = self.volume(planes, camera, neural_resolution, jitter, depth_samples, importance_samples)
+        volume = self.volume(planes, camera, neural_resolution, jitter, depth_samples, importance_samples, cut)
         image, first = self.superresolution(volume.features, ws, noise_mode)
         raw = volume.features[:, :3]
         overwritten = self.spec.superres.kind in ("2X", "4X") and raw.shape[-1] == first.shape[-1]
@@ -127,6 +131,7 @@ class Generator(nn.Module):
         jitter: Jitter | torch.Generator | None = None,
         depth_samples: int | None = None,
         importance_samples: int | None = None,
+        cut: float = 0.0,
     ) -> VolumeOutput:
         """What the volume shows before super-resolution; arguments as in `render`."""
         spec = self.spec.render
@@ -149,17 +154,17 @@ class Generator(nn.Module):
             parts = []
             for first in range(0, m, count):
                 chosen = slice(first, first + count)
-                parts.append(
-                    self._march(
-                        planes,
-                        axes,
-                        origins[:, chosen],
-                        directions[:, chosen],
-                        start if isinstance(start, float) else start[:, chosen],
-                        end if isinstance(end, float) else end[:, chosen],
-                        jitter.rays(chosen, directions.device),
-                    )
+                bundle = (
+                    origins[:, chosen],
+                    directions[:, chosen],
+                    start if isinstance(start, float) else start[:, chosen],
+                    end if isinstance(end, float) else end[:, chosen],
+                    jitter.rays(chosen, directions.device),
                 )
+                if cut > 0 and axes is not None and len(planes) == 1:
+                    parts.append(march_active(planes, axes, self.decoder, spec, *bundle, cut))
+                else:
+                    parts.append(self._march(planes, axes, *bundle))
             features = torch.cat([part[0] for part in parts], dim=2)
             depth, alpha, near, far = (torch.cat([part[i] for part in parts], dim=1) for i in range(1, 5))
         if self.spec.published_faults:

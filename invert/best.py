@@ -44,7 +44,7 @@ def guard(task: Task, pivot: Pivot, rng: torch.Generator) -> Terms:
     target, surface = task.views[0].target, task.views[0].surface
     if not options.geometry or pivot.stopped:
         return no_terms
-    views = side_views(base, pivot.ws, camera, target, options.side_views, rng)
+    views = side_views(base, pivot.ws, camera, target, options.side_views, rng, surface)
     with torch.no_grad():
         before = base.volume(base.planes(pivot.ws), camera)
         solid = before.alpha * resize(target.mask, before.depth.shape[-1]) if target.white else before.alpha

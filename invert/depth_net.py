@@ -1,4 +1,4 @@
-"""The relief of a head from one photo: a small network that guesses depth, and how sure it is, for each pixel.
+"""The relief of a head from one photo: a small network that guesses, for each pixel, where the head begins and ends.
 
 SPI (Yin et al. 2023) holds an inversion to a monocular depth network; this is headlift's own, trained by
 `prior/depth.py` on synthetic heads of known depth. A photo in EG3D's crop has the eyes and the mouth where the camera
@@ -26,8 +26,8 @@ SIDE = 128
 """Side of the photos that the network sees and of its depth maps, pixels."""
 WIDTHS = (32, 64, 96, 128)
 """Channels at 64, 32, 16 and 8 pixels."""
-MIDDLE, SCALE = 2.6, 0.1
-"""Depth that the network's 0 stands for, and what 1 adds to it, world units."""
+MIDDLE, LAST_MIDDLE, SCALE = 2.6, 2.9, 0.1
+"""Depth that the network's 0 stands for, that of the last surface, and what 1 adds to either, world units."""
 SMALLEST_SPREAD = 0.002
 """The network cannot be surer than this, world units."""
 FILE = "depth.safetensors"
@@ -41,6 +41,10 @@ class DepthGuess:
     """Distance along the ray, world units."""
     spread: Float[Tensor, "n 1 s s"]
     """Scale of a Laplace distribution around it (its mean absolute error), world units."""
+    last: Float[Tensor, "n 1 s s"]
+    """Distance at which the ray leaves the head for good (the back of hair or neck), world units."""
+    last_spread: Float[Tensor, "n 1 s s"]
+    """Scale of a Laplace distribution around that."""
 
 
 class DepthNet(nn.Module):
@@ -54,7 +58,7 @@ class DepthNet(nn.Module):
         self.up = nn.ModuleList(
             level(below + here, here) for below, here in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
-        self.out = nn.Conv2d(widths[0], 8, 1)
+        self.out = nn.Conv2d(widths[0], 16, 1)
 
     def forward(self, image: Float[Tensor, "n 3 s s"], mask: Float[Tensor, "n 1 s s"]) -> DepthGuess:
         """Depth for photos on white (RGB in [-1, 1]) with their masks in [0, 1], at `SIDE` pixels."""
@@ -64,8 +68,12 @@ class DepthNet(nn.Module):
             skipped.append(x)
         for block, skip in zip(self.up, skipped[-2::-1], strict=True):
             x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], 1))
-        mean, wide = F.pixel_shuffle(self.out(x).float(), 2).split(1, 1)
-        return DepthGuess(MIDDLE + SCALE * mean, SMALLEST_SPREAD + SCALE * F.softplus(wide - 2))
+        first, wide, last, last_wide = F.pixel_shuffle(self.out(x).float(), 2).split(1, 1)
+        return DepthGuess(MIDDLE + SCALE * first, _spread(wide), LAST_MIDDLE + SCALE * last, _spread(last_wide))
+
+
+def _spread(wide: Tensor) -> Tensor:
+    return SMALLEST_SPREAD + SCALE * F.softplus(wide - 2)
 
 
 def level(before: int, after: int) -> nn.Sequential:
@@ -103,5 +111,7 @@ def guess_depth(image: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 h w"])
     net = load_depth_net().to(image.device)
     image, mask = resize(image, SIDE), resize(mask, SIDE)
     plain, mirrored = net(image, mask), net(image.flip(3), mask.flip(3))
-    depth = (plain.depth + mirrored.depth.flip(3)) / 2
-    return DepthGuess(depth, (plain.spread + mirrored.spread.flip(3)) / 2 + (depth - plain.depth).abs())
+    depth, last = (plain.depth + mirrored.depth.flip(3)) / 2, (plain.last + mirrored.last.flip(3)) / 2
+    spread = (plain.spread + mirrored.spread.flip(3)) / 2 + (depth - plain.depth).abs()
+    last_spread = (plain.last_spread + mirrored.last_spread.flip(3)) / 2 + (last - plain.last).abs()
+    return DepthGuess(depth, spread, last, last_spread)

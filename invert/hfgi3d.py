@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headlift.config import Hfgi3dConfig
+from headlift.eg3d.active import CUT
 from headlift.eg3d.camera import published_look_at
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.eg3d.generator import VolumeOutput
@@ -98,7 +99,8 @@ def beside(views: PseudoViews, task: Task, distance: Distance, rng: torch.Genera
     def terms(moment: Moment) -> dict[str, Tensor]:
         index = int(torch.randint(len(views.images), (1,), generator=rng))
         wanted = views.images[index : index + 1].float()
-        image = moment.generator.render(moment.planes, moment.ws, views.cameras[index : index + 1]).image
+        camera = views.cameras[index : index + 1]
+        image = moment.generator.render(moment.planes, moment.ws, camera, cut=CUT).image
         apart = distance(distance.prepare(wanted), image).sum()
         return {
             "view_mse": options.mse * squared_error(image, wanted),

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headlift.config import LatentConfig
+from headlift.eg3d.active import CUT
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.invert.camera_refine import camera_prior, moved_camera
 from headlift.invert.losses import (
@@ -171,7 +172,7 @@ def find_latent(task: Task, distance: Distance, terms: Terms = no_terms) -> Gene
             moved_camera(view.camera, twist, config.camera.on_sphere) if moving else view.camera
             for view, twist in zip(views, twists, strict=True)
         )
-        outputs = tuple(generator.render(planes, ws, camera, options.neural_resolution) for camera in cameras)
+        outputs = tuple(generator.render(planes, ws, camera, options.neural_resolution, cut=CUT) for camera in cameras)
         each = []
         for view, camera, output, wanted in zip(views, cameras, outputs, prepared, strict=True):
             seen = {"perceptual": distance(wanted, output.image).sum()}

@@ -17,6 +17,7 @@ from collections.abc import Generator, Sequence
 from jaxtyping import Float
 from torch import Tensor
 
+from headlift.eg3d.active import CUT
 from headlift.invert.conclude import conclude
 from headlift.invert.latent import find_latent
 from headlift.invert.losses import resize
@@ -50,7 +51,7 @@ def canonical_warping(task: Task, distance: Distance) -> Terms:
     def terms(moment: Moment) -> dict[str, Tensor]:
         output, front = moment.outputs[0], moment.generator.frontal_camera()
         side = output.depth.shape[-1]
-        canonical = moment.generator.render(moment.planes, moment.ws, front, side)
+        canonical = moment.generator.render(moment.planes, moment.ws, front, side, cut=CUT)
         features = level(distance.features(canonical.image), canonical.image.shape[-1])
         carried, visible = backward_warp(features, canonical.depth, front, output.depth, moment.cameras[0])
         solid = (output.alpha > 0.5) if target.white else (output.depth < output.depth.mean())

@@ -1,8 +1,8 @@
 """What keeps a head a head while its input view is tuned: other views, fixed before tuning begins.
 
-Each side view remembers depth and opacity as the pivot has them (the depth prior of SPI, Yin et al. 2023, with the
-references rendered once). It also has colours to aim for: where the photo reaches, the photo itself carried there
-through the pivot's depth (SPI's neighbour views, HFGI3D's pseudo views); where it does not, the pivot's own colours,
+Where the photo reaches, a side view shows the photo itself: its pixels are laid out in space by the depth that is known
+of them (`surface.py`; else the pivot's) and seen from there, colours and depth (SPI's neighbour views, Yin et al. 2023;
+HFGI3D's pseudo views, Xie et al. 2023). Elsewhere depth and opacity stay as the pivot has them, and its colours are
 shifted as the photo shifts like-coloured, like-placed points that it does see. So the tuned tones go round the head.
 """
 
@@ -17,11 +17,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from headlift.eg3d.active import CUT
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
 from headlift.invert.losses import depth_error, resize, squared_error
 from headlift.invert.result import Target
-from headlift.invert.warp import backward_warp, surface_points
+from headlift.invert.surface import CONTOUR, Surface
+from headlift.invert.warp import forward_splat, steps, surface_points
 from headlift.values import Camera
 
 YAW = 0.7
@@ -36,6 +38,12 @@ HEAD_RADIUS = 0.25
 """Surface this near to the world's origin is the head's own, world units."""
 UNSEEN_WEIGHT = 0.3
 """How much transferred tones count beside carried pixels."""
+TRUSTED = 0.25
+"""The photo is carried where its surface is trusted at least so much."""
+FACING = 0.2
+"""Cosine of the steepest angle at which its surface is still seen."""
+BEHIND, BEHIND_ITSELF = 0.05, 0.03
+"""So far behind the pivot's surface, or its own nearest, it is hidden; world units."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,10 @@ class SideView:
     """Colours to aim for."""
     trust: Float[Tensor, "1 1 r r"]
     """How much each counts."""
+    carried: Float[Tensor, "1 3 s s"] | None = None
+    """The photo as it is seen from here, at its own resolution."""
+    seen: Float[Tensor, "1 1 s s"] | None = None
+    """Where it reaches, 1 or 0."""
 
 
 @torch.no_grad()
@@ -59,43 +71,94 @@ def side_views(
     target: Target,
     count: int,
     rng: torch.Generator,
+    surface: Surface | None = None,
 ) -> tuple[SideView, ...]:
     """Views of the untuned head, alternating left and right of the front, and from all round if the prior is so.
 
     Every other one lies within yaw +-0.7 and pitch +-0.4 radians; where the background is white (a whole head) the
-    others go once round it.
+    others go once round it. Without a `surface` the photo lies on the untuned head's.
     """
     planes = generator.planes(ws)
     focal = camera.intrinsics[:1, 0, 0].cpu()
     front = generator.volume(planes, camera)
     tones = tone_samples(front.features[:, :3], front.depth, front.alpha, camera, target)
-    sure = erode(resize(target.mask, front.depth.shape[-1]), 1) * (front.alpha > 0.9)
-    photo = torch.cat([target.image, resize(sure, target.image.shape[-1])], 1)
+    if surface is None:
+        sure = erode(resize(target.mask, front.depth.shape[-1]), 1) * (front.alpha > 0.9)
+        sure = sure * (1 - steps(torch.where(sure > 0, front.depth, front.depth.amax()), CONTOUR))
+        sheet = lay_out(target, camera, front.depth, sure)
+    else:
+        sheet = lay_out(target, camera, surface.depth, (surface.trust > TRUSTED).to(surface.trust.dtype))
+    side = target.image.shape[-1]
     out = []
     for index in range(count):
         u, v = (torch.rand(2, generator=rng) * 2 - 1).tolist()
-        side = 1 if index % 2 else -1
+        hand = 1 if index % 2 else -1
         if target.white and index % 4 >= 2:
-            yaw = side * (YAW + (math.pi - YAW) * (0.5 + 0.5 * u))
+            yaw = hand * (YAW + (math.pi - YAW) * (0.5 + 0.5 * u))
         else:
-            yaw = side * YAW * (0.25 + 0.75 * abs(u))
+            yaw = hand * YAW * (0.25 + 0.75 * abs(u))
         view = orbit(yaw, PITCH * v, focal=focal).to(ws.device)
         volume = generator.volume(planes, view)
-        raw = volume.features[:, :3]
-        carried, visible = backward_warp(photo, front.depth, camera, volume.depth, view)
-        trust = visible * carried[:, 3:].clamp(0, 1) * (volume.alpha > 0.9)
+        raw, alpha = volume.features[:, :3], volume.alpha
+        carried, far, trust = carry(sheet, view, side)
+        trust = trust * (far < resize(volume.depth, side) + BEHIND)
         shifted = transfer_tones(raw, surface_points(volume.depth, view), tones)
-        solid = (volume.alpha > 0.5).to(trust.dtype)
-        unseen = torch.where(volume.alpha > 0.5, shifted, raw)
-        colour = trust * carried[:, :3] + (1 - trust) * unseen
-        alpha = volume.alpha
+        colour = torch.where(alpha > 0.5, shifted, raw)
+        solid = (alpha > 0.5).to(trust.dtype)
         if target.white:
             head = main_piece(alpha, surface_points(volume.depth, view))
             colour = torch.where(solid > 0, colour, raw) * head + (1 - head)
             alpha = alpha * head
-        weight = trust + (1 - trust) * UNSEEN_WEIGHT * (1.0 if target.white else solid)
-        out.append(SideView(view, volume.depth, alpha, colour, weight))
+        coarse = resize(trust, raw.shape[-1])
+        known = (coarse > 0.5).to(alpha.dtype)
+        here = resize(far * trust, raw.shape[-1]) / coarse.clamp_min(1e-6)
+        depth = torch.where(known > 0, here, volume.depth)
+        alpha = torch.maximum(alpha, known)
+        weight = coarse + (1 - coarse) * UNSEEN_WEIGHT * (1.0 if target.white else solid)
+        colour = coarse * resize(carried * trust, raw.shape[-1]) / coarse.clamp_min(1e-6) + (1 - coarse) * colour
+        out.append(SideView(view, depth, alpha, colour, weight, carried, trust))
     return tuple(out)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The photo's pixels in space."""
+
+    points: Float[Tensor, "1 m 3"]
+    normals: Float[Tensor, "1 m 3"]
+    """Towards the photo's camera."""
+    colour: Float[Tensor, "1 3 s s"]
+    weight: Float[Tensor, "1 1 s s"]
+    """1 where the place is known, else 0."""
+
+
+def lay_out(target: Target, camera: Camera, depth: Float[Tensor, "1 1 r r"], sure: Float[Tensor, "1 1 r r"]) -> Sheet:
+    """Put the photo's pixels, at twice their number along each side, where `depth` has them, if it is `sure`."""
+    side = 2 * target.image.shape[-1]
+    share = resize(sure, side)
+    fine = resize(depth * sure, side) / share.clamp_min(1e-6)
+    points = surface_points(fine, camera)
+    grid = points.reshape(side, side, 3)
+    across = torch.gradient(grid, dim=1)[0]
+    down = torch.gradient(grid, dim=0)[0]
+    normals = F.normalize(torch.linalg.cross(down, across), dim=-1).reshape(1, -1, 3)
+    towards = F.normalize(camera.origin[:, None] - points, dim=-1)
+    normals = normals * (normals * towards).sum(-1, keepdim=True).sign()
+    weight = ((share > 0.6) & (resize(target.mask, side) > 0.9)).to(depth.dtype)
+    return Sheet(points, normals, resize(target.image, side), weight)
+
+
+def carry(
+    sheet: Sheet, camera: Camera, side: int
+) -> tuple[Float[Tensor, "1 3 r r"], Float[Tensor, "1 1 r r"], Float[Tensor, "1 1 r r"]]:
+    """What a camera sees of the sheet's front: colours, distance along the ray, and where they hold (1 or 0)."""
+    towards = camera.origin[:, None] - sheet.points
+    distance = torch.linalg.vector_norm(towards, dim=-1)
+    facing = (sheet.normals * towards).sum(-1) / distance
+    weight = sheet.weight * (facing > FACING).reshape(sheet.weight.shape)
+    source = torch.cat([sheet.colour, distance.reshape(sheet.weight.shape)], 1)
+    found, full = forward_splat(source, sheet.points, weight, camera, side, BEHIND_ITSELF)
+    return found[:, :3], found[:, 3:], erode((full > 0.5).to(full.dtype), 1)
 
 
 @dataclass(frozen=True)
@@ -172,14 +235,17 @@ def guard_losses(
 ) -> dict[str, Float[Tensor, ""]]:
     """How far a side view has gone from what it must keep: depth where it was solid, opacity everywhere, colours."""
     if not colour:
-        volume = generator.volume(planes, view.camera)
+        volume = generator.volume(planes, view.camera, cut=CUT)
         return {
             "side_depth": depth_error(volume.depth, view.depth, view.alpha),
             "side_alpha": squared_error(volume.alpha, view.alpha),
         }
-    output = generator.render(planes, ws, view.camera)
-    fine = resize(output.image, view.colour.shape[-1])
-    colours = squared_error(output.raw, view.colour, view.trust) + squared_error(fine, view.colour, view.trust)
+    output = generator.render(planes, ws, view.camera, cut=CUT)
+    colours = squared_error(output.raw, view.colour, view.trust)
+    if view.carried is not None:
+        colours = colours + squared_error(output.image, view.carried, view.seen)
+    small = resize(output.image, view.colour.shape[-1])
+    colours = colours + squared_error(small, view.colour, view.trust)
     return {
         "side_depth": depth_error(output.depth, view.depth, view.alpha),
         "side_alpha": squared_error(output.alpha, view.alpha),

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from headlift.eg3d.active import CUT
 from headlift.eg3d.camera import mirror, orbit
 from headlift.invert.camera_refine import moved_camera
 from headlift.invert.conclude import conclude
@@ -93,13 +94,13 @@ def elsewhere(task: Task, pivot: Pivot, distance: Distance, rng: torch.Generator
         losses = {}
         if options.neighbour:
             near = neighbours(camera, options.neighbours, rng)
-            output = moment.generator.render(moment.planes, moment.ws, near)
+            output = moment.generator.render(moment.planes, moment.ws, near, cut=CUT)
             carried, trust = carry(photo, moment.outputs[0].depth.detach(), camera, output.depth.detach(), near)
             prepared = distance.prepare(carried, trust)
             losses["neighbour"] = options.neighbour * options.every * distance(prepared, output.image).mean()
         if options.contextual and turned:
             near = neighbours(opposite, options.neighbours, rng)
-            features = distance.features(moment.generator.render(moment.planes, moment.ws, near).image)[0]
+            features = distance.features(moment.generator.render(moment.planes, moment.ws, near, cut=CUT).image)[0]
             found = [
                 contextual_loss(cut(features, box, options.region), goal.expand(len(near), -1, -1, -1))
                 for box, goal in zip(boxes, wanted, strict=True)
@@ -109,7 +110,7 @@ def elsewhere(task: Task, pivot: Pivot, distance: Distance, rng: torch.Generator
             wide = front_views(camera, options.neighbours, rng)
             with torch.no_grad():
                 before = pivot.generator.volume(base_planes, wide)
-            after = moment.generator.volume(moment.planes, wide)
+            after = moment.generator.volume(moment.planes, wide, cut=CUT)
             losses["depth"] = options.depth * depth_error(after.depth, before.depth, before.alpha)
         return losses
 

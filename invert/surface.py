@@ -3,8 +3,8 @@
 A single photo says nothing of depth to a loss of colours: tuning then paints the photo on whatever surface the prior
 offers, and every other view shows it in the wrong place. Two terms tell it: rendered depth must be the guessed one
 where the guess is sure (the depth prior of SPI, Yin et al. 2023, sec. 3.3, with a guess in place of the pivot's own
-depth), and space between camera and surface, and along rays that miss the head, must be empty (space carving,
-Kutulakos and Seitz 2000).
+depth), and space between camera and surface, behind the last surface, and along rays that miss the head, must be empty
+(space carving, Kutulakos and Seitz 2000).
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from headlift.invert.result import Target
 from headlift.invert.warp import pixel_centres, sample, steps
 from headlift.values import Camera
 
-SURE = 0.03
-"""Guesses with at most this spread count fully, world units; beyond it their weight falls with the square."""
+SURE, LAST_SURE = 0.03, 0.05
+"""Guesses of the first and of the last surface with at most this spread count fully, world units; beyond it their
+weight falls with the square."""
 CONTOUR = 0.03
 """Where neighbouring pixels differ by more, the surface is a guess, world units."""
 MARGIN, SKIN = 0.02, 0.03
@@ -47,6 +48,10 @@ class Surface:
     """How much it counts, in [0, 1]: 0 off the head, at contours, and where the network is unsure."""
     clear: Float[Tensor, "1 1 s s"]
     """1 on pixels that show nothing of the head."""
+    last: Float[Tensor, "1 1 s s"]
+    """Distance beyond which the ray meets no more of the head, world units."""
+    last_trust: Float[Tensor, "1 1 s s"]
+    """How much that counts, in [0, 1]; at contours too."""
 
 
 def photo_surface(target: Target) -> Surface:
@@ -57,7 +62,8 @@ def photo_surface(target: Target) -> Surface:
     outside = (F.max_pool2d(mask, 5, stride=1, padding=2) < 0.05).to(mask.dtype)
     broken = steps(torch.where(mask > 0.5, guess.depth, guess.depth.amax()), CONTOUR)
     trust = inside * (1 - broken) * (SURE / guess.spread).square().clamp(max=1)
-    return Surface(guess.depth, trust, outside)
+    behind = (mask > 0.5).to(mask.dtype) * (LAST_SURE / guess.last_spread).square().clamp(max=1)
+    return Surface(guess.depth, trust, outside, guess.last + guess.last_spread, behind)
 
 
 def at_side(surface: Surface, side: int) -> tuple[Float[Tensor, "1 1 r r"], Float[Tensor, "1 1 r r"]]:
@@ -93,7 +99,8 @@ def carving_error(
 def carving_points(
     generator: Generator, camera: Camera, surface: Surface, rng: torch.Generator, points: int
 ) -> tuple[Float[Tensor, "1 m 3"], Float[Tensor, "1 k 3"]]:
-    """Places that must be empty (before the surface, and along rays that miss the head) and solid ones; world units."""
+    """Places that must be empty (before the surface, behind the last, and along rays that miss the head), and solid
+    ones; world units."""
     uv = pixel_centres(surface.depth.shape[-1], surface.depth.device)
     half = generator.spec.render.box_warp / 2
     middle = torch.linalg.vector_norm(camera.origin, dim=-1)
@@ -107,10 +114,13 @@ def carving_points(
 
     on, share = chosen(surface.trust, points)
     off, missed = chosen(surface.clear, points // 2)
-    share, missed = share.to(uv), missed.to(uv)
+    out, gone = chosen(surface.last_trust, points // 2)
+    share, missed, gone = share.to(uv), missed.to(uv), gone.to(uv)
     depth = sample(surface.depth, on[None])[0, 0]
     before = near + share[0] * (depth - MARGIN - near)
     beside = near + missed[0] * (far - near)
-    empty = unproject(camera, torch.cat([on, off])[None], torch.cat([before, beside])[None])
+    last = sample(surface.last, out[None])[0, 0] + MARGIN
+    behind = last + gone[0] * (far - last).clamp_min(0)
+    empty = unproject(camera, torch.cat([on, off, out])[None], torch.cat([before, beside, behind])[None])
     inside = (empty.abs() < half).all(-1)[0]
     return empty[:, inside], unproject(camera, on[None], (depth + SKIN * share[1])[None])

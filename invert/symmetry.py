@@ -12,6 +12,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
+from headlift.eg3d.active import CUT
 from headlift.eg3d.camera import mirror, yaw_pitch
 from headlift.eg3d.generator import Generator
 from headlift.invert.perceptual import Distance, Prepared
@@ -57,5 +58,5 @@ def mirror_loss(
 
     `camera` is the photo's own.
     """
-    output = generator.render(planes, ws, mirror(camera), neural_resolution)
+    output = generator.render(planes, ws, mirror(camera), neural_resolution, cut=CUT)
     return distance(mirrored_photo, output.image).sum()

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headlift.config import InversionConfig, TuningConfig
+from headlift.eg3d.active import CUT
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.invert.latent import Pivot, code_statistics, pivot_tensors
 from headlift.invert.losses import learning_rate_ramp, squared_error
@@ -32,7 +33,7 @@ LOCALITY_SHARE = 0.1
 """PTI's factor on both of the locality regularisation's terms."""
 SMALL = 10_000_000
 """Generators with fewer parameters are small (the published ones have 30 million)."""
-SMALL_GAIN = 10.0
+SMALL_GAIN = 20.0
 """Measured on the embedded prior with the photos of `benchmarks/inversion_check.py`."""
 
 
@@ -130,7 +131,7 @@ def tune(
             reason, stopped = f"stopped on request after {done} tuning steps", True
             break
         planes = generator.planes(ws)
-        outputs = tuple(generator.render(planes, ws, camera) for camera in pivot.cameras)
+        outputs = tuple(generator.render(planes, ws, camera, cut=CUT) for camera in pivot.cameras)
         nears = [distance(wanted, output.image).sum() for wanted, output in zip(prepared, outputs, strict=True)]
         near = sum(float(value.detach()) for value in nears) / len(nears)
         if near <= stop:
@@ -175,6 +176,6 @@ class Locality:
             ws = self.ws + self.alpha * towards / length
             front = self.base.frontal_camera()
             wanted = self.base.render(self.base.planes(ws), ws, front).image
-        image = generator.render(generator.planes(ws), ws, front).image
+        image = generator.render(generator.planes(ws), ws, front, cut=CUT).image
         error = squared_error(image, wanted) + self.distance(self.distance.prepare(wanted), image).sum()
         return LOCALITY_SHARE * error

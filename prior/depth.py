@@ -1,11 +1,13 @@
 """Train the network that guesses a head's depth from one photo (`headlift.invert.depth_net`).
 
     python -m headlift.prior.synthetic depths BUNDLE HEADS DEPTHS.npy --procs 2
-    python -m headlift.prior.depth HEADS DEPTHS.npy --out prior/data/depth.safetensors
+    python -m headlift.prior.synthetic depths BUNDLE HEADS LAST.npy --procs 2 --last
+    python -m headlift.prior.depth HEADS DEPTHS.npy LAST.npy --out prior/data/depth.safetensors
 
-HEADS holds `heads-*.zip`, DEPTHS.npy the depth of their pictures. Pictures taken with the lens of EG3D's crops are
-used, half of them mirrored, with random light, colour, blur, noise and compression, and masks that are a little wrong,
-as those of photos are. Heads 2800 to 2999 are left out and measured at the end.
+HEADS holds `heads-*.zip`, DEPTHS.npy the depth of their pictures, LAST.npy that of the last surface behind each pixel.
+Pictures taken with the lens of EG3D's crops are used, half of them mirrored, with random light, colour, blur, noise and
+compression, and masks that are a little wrong, as those of photos are. Heads 2800 to 2999 are left out and measured at
+the end.
 """
 
 from __future__ import annotations
@@ -31,17 +33,21 @@ from headlift.prior.perceptual import photograph
 
 GRADIENT = 0.5
 """Weight of the differences between neighbours, beside the depth itself."""
+LAST = 0.5
+"""Weight of the last surface beside the first."""
 SCALES = 4
 """Spacings of those neighbours: 1, 2, 4 ... pixels."""
 
 
 def read_pictures(
-    heads: Path, depths: Path, cache: Path | None
-) -> tuple[UInt8[Tensor, "n 4 s s"], Float[Tensor, "n 1 s s"], Tensor]:
-    """Pictures (RGBA, straight) with their depth (world units, 0 outside), and which head each shows."""
+    heads: Path, depths: Path, last: Path, cache: Path | None
+) -> tuple[UInt8[Tensor, "n 4 s s"], Float[Tensor, "n 2 s s"], Tensor]:
+    """Pictures (RGBA, straight) with the depth of their first and last surface (world units, 0 outside), and which head
+    each shows."""
     found = read_heads(heads, cache)
     rows = np.flatnonzero(~found.wide)
-    depth = read_depths(depths, len(found.images))[rows, None] * np.float32(DEPTH_UNIT)
+    both = (read_depths(path, len(found.images))[rows] for path in (depths, last))
+    depth = np.stack(list(both), 1) * np.float32(DEPTH_UNIT)
     pictures = np.empty((len(rows), 4, SIDE, SIDE), np.uint8)
     for k, row in enumerate(rows):
         pixels = found.images[row].astype(np.float32)
@@ -54,8 +60,8 @@ def read_pictures(
 
 
 def batch_of(
-    pictures: UInt8[Tensor, "n 4 s s"], depth: Float[Tensor, "n 1 s s"], rng: torch.Generator
-) -> tuple[Float[Tensor, "n 3 s s"], Float[Tensor, "n 1 s s"], Float[Tensor, "n 1 s s"]]:
+    pictures: UInt8[Tensor, "n 4 s s"], depth: Float[Tensor, "n 2 s s"], rng: torch.Generator
+) -> tuple[Float[Tensor, "n 3 s s"], Float[Tensor, "n 1 s s"], Float[Tensor, "n 2 s s"]]:
     """Photos on white, their masks, and the depth to learn: mirrored and made to look like photos at random."""
     straight = pictures.float() / 255
     mirrored = torch.rand(len(pictures), 1, 1, 1, generator=rng) < 0.5
@@ -76,11 +82,12 @@ def roughen(alpha: Float[Tensor, "n 1 s s"], rng: torch.Generator) -> Float[Tens
     return torch.where(torch.rand(len(alpha), 1, 1, 1, generator=rng) < 0.5, moved, alpha)
 
 
-def loss(guess: DepthGuess, truth: Float[Tensor, "n 1 s s"]) -> Float[Tensor, ""]:
-    """Negative log-likelihood of a Laplace distribution, and L1 on differences between neighbours of one surface."""
+def loss(guess: DepthGuess, truths: Float[Tensor, "n 2 s s"]) -> Float[Tensor, ""]:
+    """Negative log-likelihoods of Laplace distributions, for the first surface and (times `LAST`) for the last, and L1
+    on differences between neighbours of one first surface."""
+    truth, last = truths[:, :1], truths[:, 1:]
     there = truth > 0
-    error = (guess.depth - truth).abs()
-    total = ((error / guess.spread + guess.spread.log()) * there).sum() / there.sum()
+    total = likelihood(guess.depth, guess.spread, truth) + LAST * likelihood(guess.last, guess.last_spread, last)
     for k in range(SCALES):
         gap = 2**k
         for axis in (2, 3):
@@ -92,24 +99,34 @@ def loss(guess: DepthGuess, truth: Float[Tensor, "n 1 s s"]) -> Float[Tensor, ""
     return total
 
 
+def likelihood(
+    depth: Float[Tensor, "n 1 s s"], spread: Float[Tensor, "n 1 s s"], truth: Float[Tensor, "n 1 s s"]
+) -> Float[Tensor, ""]:
+    """The mean negative logarithm of a Laplace distribution's density, less log 2, where there is a truth."""
+    there = truth > 0
+    return (((depth - truth).abs() / spread + spread.log()) * there).sum() / there.sum()
+
+
 @torch.no_grad()
-def measure(net: nn.Module, pictures: UInt8[Tensor, "n 4 s s"], depth: Float[Tensor, "n 1 s s"]) -> dict[str, float]:
-    """Median absolute error over the head, as it is and less the picture's median error; mean over the pictures."""
-    plain, shifted = [], []
+def measure(net: nn.Module, pictures: UInt8[Tensor, "n 4 s s"], depth: Float[Tensor, "n 2 s s"]) -> dict[str, float]:
+    """Median absolute error over the head, as it is and less the picture's median error, and that of the last surface;
+    means over the pictures."""
+    plain, shifted, behind = [], [], []
     for k in range(0, len(pictures), 50):
         straight = pictures[k : k + 50].float() / 255
         mask = straight[:, 3:]
         guess = net((straight[:, :3] * 2 - 1) * mask + (1 - mask), mask)
-        for found, truth in zip(guess.depth, depth[k : k + 50], strict=True):
-            error = (found - truth)[truth > 0]
+        for first, last, truth in zip(guess.depth, guess.last, depth[k : k + 50], strict=True):
+            error = (first - truth[:1])[truth[:1] > 0]
             plain.append(float(error.abs().median()))
             shifted.append(float((error - error.median()).abs().median()))
-    return {"error": float(np.mean(plain)), "after_shift": float(np.mean(shifted))}
+            behind.append(float((last - truth[1:])[truth[1:] > 0].abs().median()))
+    return {"error": float(np.mean(plain)), "after_shift": float(np.mean(shifted)), "last": float(np.mean(behind))}
 
 
 def train(
     pictures: UInt8[Tensor, "n 4 s s"],
-    depth: Float[Tensor, "n 1 s s"],
+    depth: Float[Tensor, "n 2 s s"],
     steps: int,
     batch: int = 16,
     lr: float = 2e-3,
@@ -149,6 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("heads", type=Path)
     parser.add_argument("depths", type=Path)
+    parser.add_argument("last", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / "depth.safetensors")
     parser.add_argument("--cache", type=Path, help="file that keeps the decoded pictures")
     parser.add_argument("--steps", type=int, default=8000, help="about 0.3 seconds each on one core")
@@ -158,14 +176,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    pictures, depth, owner = read_pictures(arguments.heads, arguments.depths, arguments.cache)
+    pictures, depth, owner = read_pictures(arguments.heads, arguments.depths, arguments.last, arguments.cache)
     held_out = (owner >= HELD_OUT.start) & (owner < HELD_OUT.stop)
     print(f"{len(pictures)} pictures, {int(held_out.sum())} of them held out", flush=True)
     start = load_depth_net() if arguments.go_on else None
     learn = ~held_out
     net = train(pictures[learn], depth[learn], arguments.steps, lr=arguments.lr, seed=arguments.seed, start=start)
     found = measure(net, pictures[held_out], depth[held_out])
-    print(f"held out: {found['error']:.4f} units, {found['after_shift']:.4f} after the best shift")
+    print(
+        f"held out: {found['error']:.4f} units, {found['after_shift']:.4f} after the best shift; last surface "
+        f"{found['last']:.4f}"
+    )
     about = {
         "what": "depth of a head from one photo",
         "made_by": "headlift/prior/depth.py",

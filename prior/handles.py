@@ -280,20 +280,6 @@ def _seen(generator: Generator, ws: Float[Tensor, "1 l w"], camera: Camera) -> F
     return generator.render(generator.planes(ws), ws, camera).image
 
 
-def table_of(fit: Fit, others: int = 3) -> str:
-    """The directions as a Markdown table: correlation, and what else moves most, in standard deviations."""
-    found = fit.directions
-    lines = ["| direction | forwards | correlation, held-out heads | what else moves, for an amount of 1 |"]
-    lines.append("|---|---|---|---|")
-    for j, entry in enumerate(found.entries):
-        row = found.entanglement[j].clone()
-        row[j] = 0
-        most = row.abs().argsort(descending=True)[:others]
-        rest = ", ".join(f"{found.names[int(k)]} {float(row[k]):+.2f}" for k in most)
-        lines.append(f"| {entry.name} | {entry.about} | {entry.correlation:.2f} | {rest} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     from PIL import Image
 
@@ -309,7 +295,7 @@ def main() -> None:
     generator, sha256 = load_generator(options.weights)
     fit = fit_handles(HANDLES, read_params(options.heads), generator, sha256, not options.plain)
     save_directions(options.out, fit.directions)
-    print(table_of(fit))
+    print(report(fit.directions))
     own = fit.directions.entanglement.diagonal()
     rest = fit.directions.entanglement - torch.diag(own)
     print(f"\nown attribute {float(own.mean()):.2f}, others {float(rest.abs().mean()):.3f} (mean), "

@@ -37,14 +37,15 @@ def ball_target(side: int = 64) -> Target:
 
 
 def ball_surface(side: int = 48) -> tuple[Surface, Tensor]:
-    """A ball about the world's origin as the frontal camera on the z axis sees it, exactly."""
+    """A ball about the world's origin as the frontal camera on the z axis sees it, exactly, its back too."""
     camera = orbit(0.0, 0.0, pivot=(0.0, 0.0, 0.0))
     ray = surface_points(torch.ones(1, 1, side, side), camera) - camera.origin[:, None]
     b = (ray * camera.origin[:, None]).sum(-1)
     root = b.square() - (camera.origin.square().sum(-1, keepdim=True) - RADIUS**2)
     hit = (root > 0).float().reshape(1, 1, side, side)
     depth = torch.where(root > 0, -b - root.clamp_min(0).sqrt(), torch.full_like(b, 3.0)).reshape(1, 1, side, side)
-    return Surface(depth, hit, 1 - hit), hit
+    back = torch.where(root > 0, -b + root.clamp_min(0).sqrt(), torch.zeros_like(b)).reshape(1, 1, side, side)
+    return Surface(depth, hit, 1 - hit, back, hit), hit
 
 
 def test_the_network_gives_depths_of_a_head_with_a_spread_that_is_positive() -> None:
@@ -75,11 +76,14 @@ def test_trust_is_kept_to_the_head_and_clear_to_what_lies_beside_it() -> None:
     assert (found.clear[0, 0, 0, :10] == 1).all()
     assert 0 <= found.trust.min() <= found.trust.max() <= 1
     assert (found.trust * found.clear).max() == 0
+    assert (found.last_trust * found.clear).max() == 0
+    assert 0 <= found.last_trust.min() <= found.last_trust.max() <= 1
 
 
 def test_depth_at_another_side_is_the_mean_of_what_is_trusted() -> None:
     depth = torch.tensor([[2.0, 9.0], [2.2, 9.0]])[None, None]
-    surface = Surface(depth, torch.tensor([[1.0, 0.0], [0.5, 0.0]])[None, None], torch.zeros(1, 1, 2, 2))
+    trust, none = torch.tensor([[1.0, 0.0], [0.5, 0.0]])[None, None], torch.zeros(1, 1, 2, 2)
+    surface = Surface(depth, trust, none, depth, none)
     coarse, trust = at_side(surface, 1)
     assert coarse.item() == pytest.approx((2.0 + 0.5 * 2.2) / 1.5, rel=1e-5)
     assert trust.item() == pytest.approx(1.5 / 4)
@@ -87,7 +91,7 @@ def test_depth_at_another_side_is_the_mean_of_what_is_trusted() -> None:
     assert surface_error(depth + 0.1, surface).item() == pytest.approx(0.01, rel=1e-4)
 
 
-def test_carving_points_lie_before_the_surface_beside_the_head_and_just_behind() -> None:
+def test_carving_points_lie_before_the_surface_beside_and_behind_the_head_and_just_inside() -> None:
     surface, hit = ball_surface()
     camera = orbit(0.0, 0.0, pivot=(0.0, 0.0, 0.0))
     generator = solid_generator()
@@ -102,7 +106,11 @@ def test_carving_points_lie_before_the_surface_beside_the_head_and_just_behind()
     assert on.any()
     assert not on.all()
     assert (radius[on] > RADIUS).all()
-    assert (distance[on] < wanted[on] - MARGIN + 1e-4).all()
+    back = distance > torch.linalg.vector_norm(camera.origin)
+    assert (on & back).any()
+    assert (distance[on & ~back] < wanted[on & ~back] - MARGIN + 1e-4).all()
+    ends = sample(surface.last, uv)[0, 0]
+    assert (distance[on & back] > ends[on & back] + MARGIN - 1e-4).all()
     there = sample(surface.depth, project(camera, solid)[0])[0, 0]
     behind = torch.linalg.vector_norm(solid[0] - camera.origin, dim=-1) - there
     assert behind.min() > -1e-3
@@ -136,7 +144,8 @@ def test_carving_empties_the_space_beside_the_head() -> None:
 
 def test_nothing_known_carves_nothing() -> None:
     surface, _ = ball_surface()
-    blank = replace(surface, trust=torch.zeros_like(surface.trust), clear=torch.zeros_like(surface.clear))
+    zero = torch.zeros_like(surface.trust)
+    blank = replace(surface, trust=zero, clear=zero, last_trust=zero)
     generator = solid_generator()
     planes = generator.planes(generator.w_avg.expand(1, generator.num_ws, -1))
     assert carving_error(generator, planes, orbit(0.0, 0.0), blank, torch.Generator().manual_seed(0)) == 0

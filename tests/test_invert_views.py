@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from small_networks import solid_generator
+from torch.nn import functional as F
 
-from headlift.eg3d.camera import mirror, orbit, unproject
+from headlift.eg3d.camera import mirror, orbit, unproject, yaw_pitch
 from headlift.invert.contextual import EPSILON, contextual_loss
 from headlift.invert.perceptual import load_builtin
 from headlift.invert.regions import OUTLINE, cut, face_mask, inside_polygon, mirrored_box, part_boxes
 from headlift.invert.result import Target
+from headlift.invert.sides import BEHIND, YAW, carry, erode, lay_out, side_views
+from headlift.invert.surface import Surface
 from headlift.invert.symmetry import mirror_loss, mirror_weight, mirrored
 from headlift.invert.warp import backward_warp, forward_splat, pixel_centres, steps, surface_points, visibility
 from headlift.values import Camera
@@ -106,6 +109,57 @@ def test_steps_are_where_the_depth_jumps() -> None:
     depth[..., 3:] = 2.6
     assert steps(depth, 0.05)[0, 0, 0].tolist() == [0, 0, 1, 1, 0, 0]
     assert float(steps(depth, 0.2).sum()) == 0
+
+
+# What the photo shows to other cameras
+
+
+def test_a_photo_laid_out_in_space_shows_other_cameras_the_truth() -> None:
+    side, here, there = 64, orbit(0.0, 0.0, pivot=(0.0, 0.0, 0.0)), orbit(0.5, 0.1, pivot=(0.0, 0.0, 0.0))
+    depth, solid, picture = ball(here, side)
+    sheet = lay_out(Target(picture, solid, True), here, depth, erode(solid, 1))
+    carried, far, seen = carry(sheet, there, side)
+    true_depth, _, truth = ball(there, side)
+    whole = seen > 0
+    assert 0.1 < float(whole.float().mean()) < float(solid.mean())
+    assert float((far - true_depth).abs()[whole].median()) < 2e-3
+    error = (carried - truth).abs()[whole.expand_as(truth)]
+    assert float(error.median()) < 0.02
+    assert float(error.quantile(0.98)) < 0.1
+    # what has turned away is not seen: the ball's far rim, as the new camera has it
+    points, normal = surface_points(depth, here), surface_points(depth, here) / RADIUS
+    away = (normal * (there.origin[:, None] - points)).sum(-1).reshape(solid.shape) < 0
+    assert float((solid * away).sum()) > 0
+    back, _, full = carry(sheet, orbit(math.pi, 0.0, pivot=(0.0, 0.0, 0.0)), side)
+    assert float(full.sum()) == 0
+    assert float(back.abs().max()) == 0
+
+
+def test_a_side_view_takes_colour_depth_and_opacity_from_the_photo_where_it_reaches() -> None:
+    side, camera, generator = 32, orbit(0.0, 0.0), solid_generator()
+    depth, solid, picture = ball(camera, side)
+    target = Target(picture.clamp(-1, 1) * solid + 1 - solid, solid, True)
+    surface = Surface(depth, erode(solid, 1), 1 - solid, depth, torch.zeros_like(solid))
+    ws = generator.w_avg.expand(1, generator.num_ws, -1)
+    views = side_views(generator, ws, camera, target, 4, seeded(), surface)
+    planes = generator.planes(ws)
+    for view in views[:2]:
+        assert view.carried is not None
+        assert view.seen is not None
+        assert abs(float(yaw_pitch(view.camera)[0])) <= YAW
+        assert float(view.seen.mean()) > 0.02
+        true_depth, _, truth = ball(view.camera, side)
+        reached = (view.seen > 0).expand_as(truth)
+        assert float((view.carried - truth.clamp(-1, 1)).abs()[reached].median()) < 0.05
+        pivot = generator.volume(planes, view.camera)
+        coarse = F.interpolate(view.seen, size=view.depth.shape[-2:], mode="area")
+        known, unknown = coarse > 0.9, coarse == 0
+        wanted = F.interpolate(true_depth, size=view.depth.shape[-2:], mode="area")
+        assert float((view.depth - wanted).abs()[known].median()) < 0.01
+        assert (view.alpha[known] == 1).all()
+        assert torch.equal(view.depth[unknown], pivot.depth[unknown])
+        # the pivot's own surface hides what lies behind it
+        assert (wanted[known] < pivot.depth[known] + BEHIND + 0.01).all()
 
 
 # Symmetry

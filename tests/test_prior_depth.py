@@ -12,20 +12,21 @@ import torch
 from headlift.eg3d.training.losses import empty_loss, solid_loss
 from headlift.eg3d.training.rays import Rays
 from headlift.errors import DataError
-from headlift.invert.depth_net import MIDDLE, SIDE, DepthGuess, DepthNet
+from headlift.invert.depth_net import LAST_MIDDLE, MIDDLE, SIDE, DepthGuess, DepthNet
 from headlift.prior.dataset import DEPTH_UNIT, read_depths
-from headlift.prior.depth import GRADIENT, batch_of, loss, measure, roughen, train
+from headlift.prior.depth import GRADIENT, LAST, batch_of, loss, measure, roughen, train
 from headlift.prior.supervised import MARGIN, SKIN, beside_surface, block_depth
 
 
 def balls(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Balls of random size and colour: RGBA pictures and their depth (a paraboloid), 0 outside."""
+    """Balls of random size and colour: RGBA pictures and the depth of front and back (paraboloids), 0 outside."""
     rng = torch.Generator().manual_seed(0)
     y, x = torch.meshgrid(*[(torch.arange(SIDE) + 0.5) / SIDE - 0.5] * 2, indexing="ij")
     radius = torch.rand(count, 1, 1, generator=rng) * 0.2 + 0.2
     inside = torch.hypot(x, y)[None] < radius
     rise = (radius.square() - x.square() - y.square()).clamp_min(0).sqrt()
-    depth = torch.where(inside, MIDDLE + 0.1 - 0.5 * rise, torch.zeros(()))[:, None]
+    both = torch.stack([MIDDLE + 0.1 - 0.5 * rise, MIDDLE + 0.1 + 0.5 * rise], 1)
+    depth = torch.where(inside[:, None], both, torch.zeros(()))
     colour = torch.rand(count, 3, 1, 1, generator=rng) * 0.5 + 0.5
     shade = colour * (0.3 + 0.7 * rise / radius)[:, None]
     rgba = torch.cat([shade * 255, inside[:, None] * 255.0], 1)
@@ -37,22 +38,29 @@ def test_it_learns_the_depth_of_balls() -> None:
     untrained = measure(DepthNet(), pictures, depth)
     trained = measure(train(pictures, depth, steps=40, batch=6), pictures, depth)
     assert trained["error"] < 0.5 * untrained["error"]
+    assert trained["last"] < 0.5 * untrained["last"]
 
 
 def test_the_loss_of_a_constant_error_is_its_likelihood() -> None:
-    """Off by 0.02 with a spread of 0.04: 0.5 + log 0.04; neighbours agree."""
+    """Off by 0.02 with a spread of 0.04: 0.5 + log 0.04; the last surface by 0.1 with one of 0.05: 2 + log 0.05;
+    neighbours agree."""
     truth = torch.full((1, 1, SIDE, SIDE), 2.5)
     truth[..., :5] = 0
-    guess = DepthGuess(truth + 0.02, torch.full_like(truth, 0.04))
-    assert loss(guess, truth).item() == pytest.approx(0.5 + math.log(0.04), abs=1e-4)
+    spread = torch.full_like(truth, 0.04)
+    guess = DepthGuess(truth + 0.02, spread, LAST_MIDDLE - 0.1 + 0 * truth, spread + 0.01)
+    last = torch.where(truth > 0, LAST_MIDDLE, 0.0)
+    wanted = 0.5 + math.log(0.04) + LAST * (2 + math.log(0.05))
+    assert loss(guess, torch.cat([truth, last], 1)).item() == pytest.approx(wanted, abs=1e-4)
 
 
 def test_the_loss_asks_for_the_slope_too() -> None:
     """A ramp of 0.001 a pixel along x, guessed flat: spacing k is off by 0.001 k, weighed 100 / k, over 8 terms."""
     ramp = (2.5 + 0.001 * torch.arange(SIDE)).expand(1, 1, SIDE, SIDE)
-    flat = DepthGuess(ramp.mean().expand_as(ramp), torch.ones_like(ramp))
+    flat = DepthGuess(ramp.mean().expand_as(ramp), torch.ones_like(ramp), ramp, torch.ones_like(ramp))
     apart = (ramp - ramp.mean()).abs().mean()
-    assert loss(flat, ramp).item() == pytest.approx(float(apart) + GRADIENT * 4 * 0.1 / 8, rel=1e-3)
+    assert loss(flat, ramp.expand(-1, 2, -1, -1)).item() == pytest.approx(
+        float(apart) + GRADIENT * 4 * 0.1 / 8, rel=1e-3
+    )
 
 
 def test_a_batch_is_on_white_and_mirrors_picture_and_depth_alike() -> None:

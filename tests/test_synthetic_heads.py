@@ -17,7 +17,7 @@ from fake_makehuman import write_release
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from headlift.eg3d.camera import unproject, yaw_pitch
+from headlift.eg3d.camera import orbit, unproject, yaw_pitch
 from headlift.errors import ConfigError, DataError, DeviceError, OutputError
 from headlift.prior.codes import features
 from headlift.prior.dataset import DEPTH_UNIT
@@ -308,6 +308,27 @@ def test_depth_lies_on_the_mesh_and_its_mask_is_alpha(studio: Studio, bald: Head
         np.testing.assert_allclose(points[0].numpy(), unprojected(drawn), atol=1e-5)
 
 
+def test_the_last_surface_seen_from_the_front_is_the_first_seen_from_behind(studio: Studio, bald: HeadParams) -> None:
+    geometry = studio.body.build(bald)
+    ahead, behind = orbit(0.0, 0.0, pivot=(0.0, 0.0, 0.0)), orbit(math.pi, 0.0, pivot=(0.0, 0.0, 0.0))
+    with studio._renderer.scene(geometry, bald, None) as scene:
+        last = scene.depth(ahead.label[0].numpy(), last=True)
+        first = scene.depth(behind.label[0].numpy())
+    side, focal = last.shape[0], float(ahead.label[0, 16])
+    row, column = np.nonzero(last > 0)
+    z = last[row, column]
+    x, y = ((column + 0.5) / side - 0.5) / focal * z, -((row + 0.5) / side - 0.5) / focal * z
+    world = np.stack([x, y, 2.7 - z], 1)  # the camera on the z axis looks along -z
+    far = 2.7 + world[:, 2]  # and the one behind sees it at
+    pixel = np.stack([-world[:, 0], -world[:, 1]], 1) / far[:, None] * focal + 0.5
+    at = np.clip((pixel * side).astype(int), 0, side - 1)
+    seen = first[at[:, 1], at[:, 0]]
+    inside = ((pixel > 0) & (pixel < 1)).all(1) & (seen > 0) & (np.abs(world[:, 1]) < 0.1)
+    assert inside.sum() > 500
+    assert np.median(np.abs(seen - far)[inside]) < 0.002
+    assert np.quantile(np.abs(seen - far)[inside], 0.9) < 0.02
+
+
 def test_light_from_one_side_lights_that_side(studio: Studio, bald: HeadParams) -> None:
     dark = replace(draw_light(np.random.default_rng(1)), environment=np.full((9, 3), 0.0, "f4"))
     lit = [replace(dark, key=np.array([side * 0.8, 0.0, 0.6]), key_colour=np.full(3, 2.0)) for side in (1.0, -1.0)]
@@ -440,6 +461,12 @@ def test_depths_are_drawn_anew_from_an_archive(folder: Path, tmp_path: Path) -> 
         for row, found in enumerate(np.load(out)):
             drawn = Image.open(io.BytesIO(archive.read(f"depth/00000/img{row:08d}.png")))
             np.testing.assert_allclose(found, np.asarray(drawn, np.int64), atol=1)  # its last bit
+    last = tmp_path / "last.npy"
+    assert write_depths(folder, tmp_path, last, last=True) == 4
+    for near, far in zip(np.load(out).astype(np.int64), np.load(last).astype(np.int64), strict=True):
+        assert ((near > 0) == (far > 0)).all()
+        assert (far >= near - 1).all()
+        assert np.median((far - near)[near > 0]) * DEPTH_UNIT > 0.2  # 8 cm: through the head
     with pytest.raises(OutputError, match="there already"):
         write_depths(folder, tmp_path, out)
     part = tmp_path / "other.npy.part"

@@ -65,7 +65,7 @@ def _depths(options: argparse.Namespace) -> None:
     from headlift.prior.synthetic.depths import write_depths
 
     with _progress(options.quiet, "heads") as progress:
-        pictures = write_depths(options.bundle, options.heads, options.out, options.procs, progress)
+        pictures = write_depths(options.bundle, options.heads, options.out, options.procs, progress, options.last)
     print(f"{options.out}: depth of {pictures} pictures")
 
 
@@ -146,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     depths.add_argument("heads", type=Path, help="folder with heads-*.zip")
     depths.add_argument("out", type=Path, help="file to write, .npy")
     _numbers(depths, procs=(1, "processes"))
+    depths.add_argument("--last", action="store_true", help="of the last surface behind each pixel, not of the first")
     depths.add_argument("--quiet", action="store_true", help="no progress bar")
 
     evalset = step("evalset", _evalset, "draw an evaluation set: ten views a head, with depth")

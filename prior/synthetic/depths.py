@@ -29,9 +29,15 @@ SIDE = 128
 
 
 def write_depths(
-    bundle: Path, heads: Path, out: Path, procs: int = 1, progress: Callable[[int, int], None] | None = None
+    bundle: Path,
+    heads: Path,
+    out: Path,
+    procs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    last: bool = False,
 ) -> int:
-    """Draw the depth of every picture in `heads` into the file `out`; returns the number of pictures.
+    """Draw the depth of every picture in `heads` into the file `out`; returns the number of pictures. With `last`, the
+    depth of the last surface behind each pixel instead of the first.
 
     What an interrupted call has drawn lies in `out.part`, and the next one goes on from there. `progress` is called
     with the number of heads done and of all.
@@ -58,9 +64,9 @@ def write_depths(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(procs, context, _set_up, (bundle,)) as pool:
         try:
-            running = {pool.submit(_work, index.params[n], index.labels[rows[n]]): n for n in missing}
+            running = {pool.submit(_work, index.params[n], index.labels[rows[n]], last): n for n in missing}
             for done, future in enumerate(as_completed(running), start=len(rows) - len(missing) + 1):
-                stored[rows[running[future]]] = future.result()
+                stored[rows[running.pop(future)]] = future.result()
                 if progress:
                     progress(done, len(rows))
         finally:
@@ -71,11 +77,11 @@ def write_depths(
 
 
 def depth_maps(
-    body: Body, renderer: Renderer, params: HeadParams, labels: Float[np.ndarray, "v 25"]
+    body: Body, renderer: Renderer, params: HeadParams, labels: Float[np.ndarray, "v 25"], last: bool = False
 ) -> UInt16[np.ndarray, "v s s"]:
     """The depth of a head for some cameras, as it is stored."""
     with renderer.scene(body.build(params), params, None) as scene:
-        maps = [scene.depth(label) * ray_lengths(renderer.side, float(label[16])) for label in labels]
+        maps = [scene.depth(label, last) * ray_lengths(renderer.side, float(label[16])) for label in labels]
     return np.clip(np.stack(maps) / DEPTH_UNIT + 0.5, 0, 65535).astype(np.uint16)
 
 
@@ -88,5 +94,5 @@ def _set_up(bundle: Path) -> None:
     _tools[:] = [(Body(assets), Renderer(assets, SIDE, 1))]
 
 
-def _work(params: dict[str, Any], labels: Float[np.ndarray, "v 25"]) -> UInt16[np.ndarray, "v s s"]:
-    return depth_maps(*_tools[0], HeadParams.from_json(params), labels)
+def _work(params: dict[str, Any], labels: Float[np.ndarray, "v 25"], last: bool) -> UInt16[np.ndarray, "v s s"]:
+    return depth_maps(*_tools[0], HeadParams.from_json(params), labels, last)

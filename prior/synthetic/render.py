@@ -195,14 +195,15 @@ class Scene:
         picture = pixels.reshape(r.side, k, r.side, k, 4).mean((1, 3)) / 255
         return picture.astype("f4"), depth
 
-    def depth(self, label: Float[np.ndarray, " 25"]) -> Float[np.ndarray, "s s"]:
-        """z-depth for an EG3D label, world units, 0 outside; needs no light."""
+    def depth(self, label: Float[np.ndarray, " 25"], last: bool = False) -> Float[np.ndarray, "s s"]:
+        """z-depth for an EG3D label, world units, 0 outside; needs no light. With `last`, that of the farthest surface
+        behind each pixel instead of the nearest: where the head ends."""
         r = self._renderer
-        self._draw_depth(r.depth_target, _camera(label)[1], skin=self._depths["skin"])
+        self._draw_depth(r.depth_target, _camera(label)[1], skin=self._depths["skin"], last=last)
         window = np.frombuffer(r.depth_map.read(), "f4").reshape(r.side, r.side)[::-1]
         clip = 2 * window.astype("f8") - 1
         depth = 2 * FAR * NEAR / (FAR + NEAR - clip * (FAR - NEAR))
-        return np.where(window < 1, depth, 0).astype("f4")
+        return np.where(window > 0 if last else window < 1, depth, 0).astype("f4")
 
     def _opaque(self) -> Iterator[tuple[str, moderngl.Texture, dict[str, Any]]]:
         """What is drawn first: part, texture, uniforms."""
@@ -274,13 +275,16 @@ class Scene:
         projection: np.ndarray,
         skin: moderngl.VertexArray | None = None,
         baking: bool = False,
+        last: bool = False,
     ) -> None:
-        """Into a depth map: the coarse skin or the one given; for baked light half the strands and no small parts."""
+        """Into a depth map, the nearest surface or the `last`: the coarse skin or the one given; for baked light half
+        the strands and no small parts."""
         r, matrix = self._renderer, projection.T.astype("f4").tobytes()
         uniforms: Any = r.depth_program
         target.use()
-        target.clear(depth=1.0)
+        target.clear(depth=0.0 if last else 1.0)
         r.context.enable_only(moderngl.DEPTH_TEST)
+        r.context.depth_func = ">" if last else "<"
         uniforms["VP"].write(matrix)
         uniforms["amin"], uniforms["ak"] = 0.0, 1.0
         (skin or self._occluder).render()
@@ -301,6 +305,7 @@ class Scene:
             uniforms["amin"], uniforms["ak"] = (0.25 if baking else CORE_IN_DEPTH), HAIR_GAIN
             strands = baking and mesh.topology is None
             self._depths[name].render(vertices=len(mesh.triangles) * 3 // 2 // 3 * 3 if strands else -1)
+        r.context.depth_func = "<"
 
     def _upload(self, name: str, mesh: Mesh) -> None:
         r, c = self._renderer, self._renderer.context

@@ -1,0 +1,89 @@
+"""Rays composited with gradients for the samples that matter alone: what makes inversion affordable on a CPU.
+
+Of a ray's samples only a few near the surface contribute to its colour; the others lie in empty space or behind. A
+first look, at the density alone and without gradients, tells which; only those are decoded once more, with colours and
+gradients. The plain form is `Generator.render` without a
+`cut`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from headlift.eg3d.decoder import Decoder
+from headlift.eg3d.marching import composite, interval_weights, sample_weights
+from headlift.eg3d.rays import Jitter, importance_samples, stratified_samples
+from headlift.eg3d.spec import RenderSpec
+from headlift.eg3d.triplane import Axes, look_up
+
+CUT = 1e-4
+"""What optimisers cut at. On the embedded prior a step costs half as much, pictures differ by 3e-4 at most (of 2) and
+gradients by 2e-4 (`benchmarks/active.py`)."""
+
+
+def march_active(
+    planes: Float[Tensor, "1 k c p p"],
+    axes: Axes,
+    decoder: Decoder,
+    spec: RenderSpec,
+    origins: Float[Tensor, "n m 3"],
+    directions: Float[Tensor, "n m 3"],
+    start: float | Float[Tensor, "n m"],
+    end: float | Float[Tensor, "n m"],
+    jitter: Jitter,
+    cut: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Features [n f m], depth, alpha, nearest and farthest sample [n m] of rays through one head: what
+    `Generator._march` gives.
+
+    Samples that could contribute at most `cut` to their ray (`matters`) keep their density but give no colour and take
+    no gradient.
+    """
+    n, m = origins.shape[:2]
+    unit = 2 / spec.box_warp
+
+    def points(rows: Tensor, distances: Tensor) -> Tensor:
+        return ((origins.flatten(0, 1)[rows] + distances[:, None] * directions.flatten(0, 1)[rows]) * unit)[None]
+
+    @torch.no_grad()
+    def density(distances: Float[Tensor, "n m s"]) -> Float[Tensor, "n m s"]:
+        places = (origins[:, :, None] + distances[..., None] * directions[:, :, None]) * unit
+        return decoder.density(look_up(planes, axes, places.reshape(1, -1, 3))).reshape(distances.shape)
+
+    # The samples' places keep their gradients: with the camera moves where its rays enter the box.
+    depths = stratified_samples(start, end, jitter.coarse, spec.disparity_sampling)
+    sigma = density(depths)
+    if jitter.fine is not None:
+        with torch.no_grad():
+            weights = interval_weights(depths, sigma, spec.clamp_mode)
+        fine = importance_samples(depths.detach(), weights, jitter.fine)
+        depths, order = torch.cat([depths, fine], dim=-1).sort(dim=-1)
+        sigma = torch.cat([sigma, density(fine)], dim=-1).gather(-1, order)
+    with torch.no_grad():
+        chosen = matters(depths, sigma, cut, spec).flatten().nonzero()[:, 0]
+    rays = chosen // depths.shape[-1]
+    found, colors = decoder(look_up(planes, axes, points(rays, depths.flatten()[chosen])))
+    sigma = sigma.flatten().index_copy(0, chosen, found[0]).reshape(sigma.shape)
+    weights = interval_weights(depths, sigma, spec.clamp_mode)
+    depth, alpha = composite(depths, weights)
+    shares = sample_weights(weights).flatten()[chosen]
+    features = colors.new_zeros(colors.shape[1], n * m).index_add(1, rays, colors[0] * shares)
+    return features.reshape(-1, n, m).transpose(0, 1), depth, alpha, depths[..., 0], depths[..., -1]
+
+
+def matters(
+    depths: Float[Tensor, "n m s"], sigma: Float[Tensor, "n m s"], cut: float, spec: RenderSpec
+) -> Bool[Tensor, "n m s"]:
+    """Samples that bound an interval with transmittance * density * length above `cut`.
+
+    That product bounds both the interval's weight and, where space is nearly empty, the weight's derivative by sigma.
+    """
+    middle = (sigma[..., 1:] + sigma[..., :-1]) / 2
+    density = F.softplus(middle - 1) if spec.clamp_mode == "softplus" else F.relu(middle)
+    absorbed = density * (depths[..., 1:] - depths[..., :-1])
+    passed = torch.exp(-F.pad(absorbed[..., :-1].cumsum(-1), (1, 0)))
+    high = absorbed * passed > cut
+    return F.pad(high, (1, 0)) | F.pad(high, (0, 1))
