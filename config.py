@@ -538,8 +538,8 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
     The published methods keep their steps and rates in `standard`; `thorough` doubles the steps, and `fast` takes few,
     with a search of its own rate, jitter and resolution. `best` adds what a prior that is far from photographs needs: a
     start among random heads, a code for each layer in the second half of the search, squared errors beside the
-    perceptual distance, the photo's surface, and side views that show the photo. Its search is short in every preset: on
-    heads of known truth a longer one made other views worse.
+    perceptual distance, the photo's surface, and side views that show the photo. Its search is short in every preset:
+    on heads of known truth a longer one made other views worse.
     """
     base = ReconstructConfig(preset=name, inversion=published(method))
     latent, tuning = base.inversion.latent, base.inversion.tuning
