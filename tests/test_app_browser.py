@@ -273,8 +273,10 @@ def test_bad_files_end_in_a_message_and_a_clean_state(ada: Visit, browser: Any, 
         send(page, first, astronaut())
         send(page, second, astronaut())
         page.wait_for_selector(".hl-word")
+        names = {Path(first).stem, Path(second).stem}
+        until(lambda names=names: app.desk.photo(nobody.token).name in names)
         until(lambda: len(files_of(app, nobody.token)) == 1)
-        assert page.inner_text("#hl-notice") == ""
+        assert page.locator("#hl-notice .hl-alert").count() == 0
     page.context.close()
 
 
