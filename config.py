@@ -550,7 +550,7 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
         tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, geometry_every=2)
     if name == "fast":
         latent = replace(latent, steps=20 if method == "best" else 60, lr=0.03, w_noise=0.01, neural_resolution=32)
-        tuning = replace(tuning, steps=120 if method == "best" else 75)
+        tuning = replace(tuning, steps=150 if method == "best" else 75)
         mesh, video = replace(base.mesh, resolution=192), replace(base.video, frames=60)
     elif name == "standard":
         mesh, video = base.mesh, base.video

@@ -9,7 +9,6 @@ shifted as the photo shifts like-coloured, like-placed points that it does see. 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -251,10 +250,3 @@ def guard_losses(
         "side_alpha": squared_error(output.alpha, view.alpha),
         "side_colour": colours,
     }
-
-
-def covered(views: Sequence[SideView]) -> float:
-    """Share of the side views' solid pixels that the photo reaches."""
-    solid = sum(float((v.alpha > 0.5).sum()) for v in views)
-    seen = sum(float(((v.alpha > 0.5) & (v.trust > 0.5)).sum()) for v in views)
-    return seen / solid if solid else 0.0

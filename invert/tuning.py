@@ -34,7 +34,7 @@ LOCALITY_SHARE = 0.1
 SMALL = 10_000_000
 """Generators with fewer parameters are small (the published ones have 30 million)."""
 SMALL_GAIN = 20.0
-"""Measured on the embedded prior with the photos of `benchmarks/inversion_check.py`."""
+"""On the embedded prior: 60 steps at 20 or at 40 showed a head as well as 75 at 10, from all sides."""
 
 
 @dataclass(frozen=True)
