@@ -13,6 +13,7 @@ import torch
 from ball_heads import parameters
 
 from headlift.editing.directions import load_directions, move, save_directions
+from headlift.editing.discover import report
 from headlift.editing.effects import table_of_effects
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.spec import BackboneSpec, DecoderSpec, GeneratorSpec, MappingSpec, RenderSpec, SuperresSpec
@@ -28,7 +29,6 @@ from headlift.prior.handles import (
     read_params,
     ridge,
     strip,
-    table_of,
 )
 
 PLANTED = (
@@ -116,7 +116,8 @@ def test_planted_directions_are_found_again(
     rest = found.entanglement - torch.diag(own)
     assert float((own - 1).abs().max()) < 0.15
     assert float(rest.abs().max()) < (0.1 if conditional else 0.3)
-    assert "| age | older | 0.9" in table_of(fit) or "| age | older | 1.0" in table_of(fit)
+    said = report(fit.directions)
+    assert "| age | older | 0.9" in said or "| age | older | 1.0" in said
 
 
 def test_moving_makes_the_heads_that_the_parameters_say(
