@@ -32,6 +32,8 @@ from headlift.values import Camera, Step
 
 DEPTH, ALPHA, COLOUR, INSIDE = 100.0, 1.0, 3.0, 3.0
 """Weights of the side views' depth, opacity and colours, and of the region in the head's own view."""
+RATE = 1.5e-4
+"""Learning rate before the gain for small generators: half of PTI's, as most of the head is to stay."""
 MOST = 20.0
 """A pixel inside the region counts at most so many times one outside."""
 PAINTED = 0.06
@@ -152,7 +154,7 @@ def reach(before: S, goal: Goal, distance: Distance, steps: int = 80, seed: int 
     if steps < 1:
         raise ConfigError("a region needs at least one tuning step")
     generator, ws, camera = before.generator, before.ws, before.camera
-    tuning = TuningConfig(steps=steps, mse=3.0, raw=1.0, relief=0.0, rampdown=0.3, stop=-1.0, geometry=0.0)
+    tuning = TuningConfig(steps=steps, lr=RATE, mse=3.0, raw=1.0, relief=0.0, rampdown=0.3, stop=-1.0, geometry=0.0)
     config = InversionConfig(tuning=tuning, preview_every=0, keep_every=0)
     target = Target(goal.image, goal.alpha, generator.spec.render.white_background)
     view = View(target, camera, np.eye(2), None, None, None)
