@@ -290,7 +290,8 @@ def test_a_stopped_lift_is_kept_and_a_closed_tab_ends_one(browser: Any, app: Run
     page.wait_for_function("was => document.querySelector('#hl-estimate').innerText !== was", arg=estimate)
     page.click("#hl-go")
     page.wait_for_function("document.querySelector('.hl-line')?.innerText.includes('Tuning')")
-    page.click("#hl-stop")
+    page.wait_for_selector("#hl-stop", state="visible")
+    page.dispatch_event("#hl-stop", "click")  # `click` waits for a page that stands still; this one shows every step
     at_rest(page)
     assert page.locator(".hl-card").count() == 1
     page.click("#hl-go")
