@@ -44,8 +44,8 @@ def main() -> None:
     side = generator.spec.image_resolution
     wanted = torch.rand(1, 3, side, side, generator=random) * 2 - 1
     generator.requires_grad_()
-    runs = {cut: [step(generator, ws, wanted, cut) for _ in range(1)] for cut in (0.0, *arguments.cuts)}
-    for _ in range(arguments.turns - 1):
+    runs: dict[float, list[tuple[float, Tensor, Tensor]]] = {cut: [] for cut in (0.0, *arguments.cuts)}
+    for _ in range(arguments.turns):
         for cut, done in runs.items():
             done.append(step(generator, ws, wanted, cut))
     fastest = {cut: min(seconds for seconds, _, _ in done) for cut, done in runs.items()}

@@ -2,8 +2,7 @@
 
 Of a ray's samples only a few near the surface contribute to its colour; the others lie in empty space or behind. A
 first look, at the density alone and without gradients, tells which; only those are decoded once more, with colours and
-gradients. The plain form is `Generator.render` without a
-`cut`.
+gradients. The plain form is `Generator.render` without a `cut`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headlift.eg3d.decoder import Decoder
-from headlift.eg3d.marching import composite, interval_weights, sample_weights
+from headlift.eg3d.marching import composite, interval_weights, optical_depths, sample_weights
 from headlift.eg3d.rays import Jitter, importance_samples, stratified_samples
 from headlift.eg3d.spec import RenderSpec
 from headlift.eg3d.triplane import Axes, look_up
@@ -81,9 +80,7 @@ def matters(
 
     That product bounds both the interval's weight and, where space is nearly empty, the weight's derivative by sigma.
     """
-    middle = (sigma[..., 1:] + sigma[..., :-1]) / 2
-    density = F.softplus(middle - 1) if spec.clamp_mode == "softplus" else F.relu(middle)
-    absorbed = density * (depths[..., 1:] - depths[..., :-1])
+    absorbed = optical_depths(depths, sigma, spec.clamp_mode)
     passed = torch.exp(-F.pad(absorbed[..., :-1].cumsum(-1), (1, 0)))
     high = absorbed * passed > cut
     return F.pad(high, (1, 0)) | F.pad(high, (0, 1))

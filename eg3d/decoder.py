@@ -39,17 +39,14 @@ class Decoder(nn.Module):
         """Density before any activation, and colour features in about [0, 1], of m points in float32."""
         with torch.autocast(features.device.type, enabled=False):
             w1, b1, w2, b2 = self.layers()
-            n = len(features)
-            hidden = F.softplus(torch.baddbmm(b1[:, None], w1.expand(n, -1, -1), features.float()))
-            out = torch.baddbmm(b2[:, None], w2.expand(n, -1, -1), hidden)
+            out = torch.baddbmm(b2[:, None], w2.expand(len(features), -1, -1), _hidden(features, w1, b1))
             return out[:, 0], _colors(out[:, 1:])
 
     def density(self, features: Float[Tensor, "n c m"]) -> Float[Tensor, "n m"]:
         """The density alone, before any activation."""
         with torch.autocast(features.device.type, enabled=False):
             w1, b1, w2, b2 = self.layers()
-            hidden = F.softplus(torch.baddbmm(b1[:, None], w1.expand(len(features), -1, -1), features.float()))
-            return torch.einsum("h,nhm->nm", w2[0], hidden) + b2[0]
+            return torch.einsum("h,nhm->nm", w2[0], _hidden(features, w1, b1)) + b2[0]
 
     def rows(self, features: Float[Tensor, "n m c"]) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n f m"]]:
         """The same for points in rows."""
@@ -62,6 +59,12 @@ class Decoder(nn.Module):
                 out = torch.addmm(b2, F.softplus(torch.addmm(b1, x, w1.T)), w2.T)
             out = out.reshape(*features.shape[:2], -1)
             return out[..., 0], _colors(out[..., 1:]).mT
+
+
+def _hidden(
+    features: Float[Tensor, "n c m"], weight: Float[Tensor, "h c"], bias: Float[Tensor, " h"]
+) -> Float[Tensor, "n h m"]:
+    return F.softplus(torch.baddbmm(bias[:, None], weight.expand(len(features), -1, -1), features.float()))
 
 
 def _colors(logits: Tensor) -> Tensor:

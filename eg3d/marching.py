@@ -26,12 +26,19 @@ def interval_weights(
     precision: where a ray meets next to nothing, its opacities are a few units of float32's last place, and which of
     them round to nothing decides its depth. `published` takes the processor's own exponential.
     """
-    middle = (sigma[..., 1:] + sigma[..., :-1]) / 2
-    density = F.softplus(middle - 1) if clamp_mode == "softplus" else F.relu(middle)
-    absorbed = density * (depths[..., 1:] - depths[..., :-1])
+    absorbed = optical_depths(depths, sigma, clamp_mode)
     opacity = 1 - (torch.exp(-absorbed) if published else torch.exp(-absorbed.double()).float())
     passed = F.pad((1 - opacity[..., :-1] + 1e-10).cumprod(dim=-1), (1, 0), value=1.0)
     return opacity * passed
+
+
+def optical_depths(
+    depths: Float[Tensor, "n m s"], sigma: Float[Tensor, "n m s"], clamp_mode: DensityClamp = "softplus"
+) -> Float[Tensor, "n m s1"]:
+    """Density times length of each interval between sorted samples."""
+    middle = (sigma[..., 1:] + sigma[..., :-1]) / 2
+    density = F.softplus(middle - 1) if clamp_mode == "softplus" else F.relu(middle)
+    return density * (depths[..., 1:] - depths[..., :-1])
 
 
 def composite(

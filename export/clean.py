@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from headlift.export.manifold import fans, paired
-from headlift.export.mesh import Mesh, face_weighted_normals
+from headlift.export.mesh import Mesh, counted_edges, edges, face_weighted_normals, pieces
 from headlift.export.placement import METRES_PER_UNIT
 
 _PASS_BAND = (0.5, -0.53)
@@ -66,16 +66,10 @@ def smoothed(mesh: Mesh, rounds: int) -> Mesh:
     return replace(mesh, vertices=points.astype(np.float32), normals=normals)
 
 
-def edges(faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, "e 2"]:
-    """The three directed edges of each triangle, one after the other: all first edges, all second, all third."""
-    return np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-
-
 def border_edges(faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, "b 2"]:
     """Edges that belong to one triangle only."""
-    ends = np.sort(edges(faces), axis=1)
-    unique, count = np.unique(ends, axis=0, return_counts=True)
-    return unique[count == 1]
+    ends, count = counted_edges(faces)
+    return ends[count == 1]
 
 
 def _used(
@@ -144,14 +138,9 @@ class Quality:
 
 def quality(mesh: Mesh, metres_per_unit: float = METRES_PER_UNIT) -> Quality:
     """Count what a mesh has of holes, seams and the like."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    directed = edges(mesh.faces)
-    ends, count = np.unique(np.sort(directed, axis=1), axis=0, return_counts=True)
-    twice = np.unique(directed, axis=0, return_counts=True)[1]
+    count = counted_edges(mesh.faces)[1]
+    twice = np.unique(edges(mesh.faces), axis=0, return_counts=True)[1]
     total = len(mesh.vertices)
-    graph = coo_matrix((np.ones(len(ends), dtype=bool), (ends[:, 0], ends[:, 1])), shape=(total, total))
     corners = mesh.vertices[mesh.faces].astype(np.float64) * (100 * metres_per_unit)
     across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     area = np.linalg.norm(across, axis=1) / 2
@@ -167,7 +156,7 @@ def quality(mesh: Mesh, metres_per_unit: float = METRES_PER_UNIT) -> Quality:
     return Quality(
         triangles=len(mesh.faces),
         vertices=total,
-        pieces=int(connected_components(graph, directed=False)[0]),
+        pieces=pieces(mesh.faces, total)[0],
         border_edges=int((count == 1).sum()),
         nonmanifold_edges=int((count > 2).sum()),
         nonmanifold_vertices=int((np.bincount(around, minlength=total) > 1).sum()),

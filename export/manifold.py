@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from headlift.export.mesh import Mesh
+from headlift.export.mesh import Mesh, counted_edges, pieces
 
 _APART = 0.05
 """How far a separated vertex moves towards the middle of its neighbours, as a fraction of the way."""
@@ -73,7 +73,7 @@ def fans(faces: Int[np.ndarray, "f 3"], pairs: Int[np.ndarray, "p 2"]) -> Int[np
 def paired(points: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, "p 2"]:
     """Pairs of opposite directed edges, numbered as in `fans`: triangles that are neighbours. Around an edge of more
     than two triangles, those that enclose a wedge of the inside are."""
-    directed = np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1).reshape(-1, 2)
+    directed = _directed(faces)
     key = np.sort(directed, axis=1)
     order = np.lexsort((key[:, 1], key[:, 0]))
     begins = np.flatnonzero(np.r_[True, (np.diff(key[order], axis=0) != 0).any(axis=1)])
@@ -87,6 +87,11 @@ def paired(points: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"]) -> I
         for pair in _around(points, faces, directed, np.sort(order[begin : begin + count]))
     ]
     return np.concatenate([plain, np.array(more, dtype=plain.dtype).reshape(-1, 2)])
+
+
+def _directed(faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, "e 2"]:
+    """The directed edges, numbered as in `fans`."""
+    return np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1).reshape(-1, 2)
 
 
 def _around(
@@ -170,10 +175,8 @@ def _separated(
 
 def _crowded_edges(faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, "e 2"]:
     """Edges of more than two triangles."""
-    ends = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
-    unique, count = np.unique(ends, axis=0, return_counts=True)
-    crowded: Int[np.ndarray, "e 2"] = unique[count > 2]
-    return crowded
+    ends, count = counted_edges(faces)
+    return ends[count > 2]
 
 
 def _split(
@@ -185,7 +188,7 @@ def _split(
     """Each pair of triangles at such an edge gets a point of its own in the edge's middle, a little to its side, and is
     cut there into four. Only edges whose triangles are not cut already; the others are left for the next round."""
     pairs = paired(points, faces)
-    directed = np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1).reshape(-1, 2)
+    directed = _directed(faces)
     key = np.sort(directed[pairs[:, 0]], axis=1)
     grown, origin, made = [points], [source], []
     cut: Bool[np.ndarray, " f"] = np.zeros(len(faces), dtype=bool)
@@ -210,10 +213,5 @@ def _split(
 
 def _largest(faces: Int[np.ndarray, "f 3"], count: int) -> Int[np.ndarray, "g 3"]:
     """The piece with the most triangles."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
-    graph = coo_matrix((np.ones(len(ends), dtype=bool), (ends[:, 0], ends[:, 1])), shape=(count, count))
-    label = connected_components(graph, directed=False)[1][faces[:, 0]]
+    label = pieces(faces, count)[1][faces[:, 0]]
     return faces[label == np.bincount(label).argmax()]

@@ -109,6 +109,27 @@ def _border_faces(
     return border
 
 
+def edges(faces: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, "e 2"]:
+    """The three directed edges of each triangle, one after the other: all first edges, all second, all third."""
+    return np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+
+
+def counted_edges(faces: Int[np.ndarray, "f 3"]) -> tuple[Int[np.ndarray, "e 2"], Int[np.ndarray, " e"]]:
+    """Each edge once, the smaller vertex first, and how many triangles it has."""
+    return np.unique(np.sort(edges(faces), axis=1), axis=0, return_counts=True)
+
+
+def pieces(faces: Int[np.ndarray, "f 3"], vertices: int) -> tuple[int, Int[np.ndarray, " v"]]:
+    """How many pieces there are that hang together, and to which each vertex belongs; a lone vertex is one too."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
+    graph = coo_matrix((np.ones(len(ends), dtype=bool), (ends[:, 0], ends[:, 1])), shape=(vertices, vertices))
+    count, label = connected_components(graph, directed=False)
+    return int(count), label
+
+
 def _middle_piece(
     vertices: Float[np.ndarray, "v 3"], faces: Int[np.ndarray, "f 3"], box: float
 ) -> tuple[Float[np.ndarray, "w 3"], Int[np.ndarray, "g 3"]]:
@@ -117,14 +138,9 @@ def _middle_piece(
     A triangle counts by a Gaussian of its distance from the middle, of a fifth of the cube's side, so that a sheet of
     background behind the head does not win by its size.
     """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     if len(faces) == 0:
         return vertices[:0], faces
-    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
-    graph = coo_matrix((np.ones(len(ends), dtype=bool), (ends[:, 0], ends[:, 1])), shape=(len(vertices),) * 2)
-    label = connected_components(graph, directed=False)[1]
+    label = pieces(faces, len(vertices))[1]
     near = np.exp(-0.5 * (np.linalg.norm(vertices[faces[:, 0]], axis=1) / (0.2 * box)) ** 2)
     biggest = np.bincount(label[faces[:, 0]], near).argmax()
     faces = faces[label[faces[:, 0]] == biggest]

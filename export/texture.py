@@ -19,9 +19,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from headlift.errors import ConfigError
-from headlift.export.clean import edges
 from headlift.export.color import linear_to_srgb, srgb_to_linear
-from headlift.export.mesh import Mesh, Texture
+from headlift.export.mesh import Mesh, Texture, edges
 from headlift.export.paint import faded
 from headlift.export.raster import between, covered, rasterise
 from headlift.values import Camera, RenderOutput

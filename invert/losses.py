@@ -34,6 +34,14 @@ def resize(image: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n c r r
     return F.interpolate(image, size=(side, side), mode="bilinear", align_corners=False)
 
 
+def resize_weighted(
+    value: Float[Tensor, "n c h w"], weight: Float[Tensor, "n 1 h w"], side: int
+) -> tuple[Float[Tensor, "n c r r"], Float[Tensor, "n 1 r r"]]:
+    """As `resize`, each pixel counted by its weight; the weights at that size too."""
+    total = resize(weight, side)
+    return resize(value * weight, side) / total.clamp_min(1e-6), total
+
+
 def weighted_mean(value: Float[Tensor, "n c h w"], weight: Float[Tensor, "n 1 h w"] | None) -> Float[Tensor, ""]:
     """Mean over pixels and channels, each pixel counted by its weight; 0 where all weights are."""
     if weight is None:

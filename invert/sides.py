@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from headlift.eg3d.active import CUT
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
-from headlift.invert.losses import depth_error, resize, squared_error
+from headlift.invert.losses import depth_error, resize, resize_weighted, squared_error
 from headlift.invert.result import Target
 from headlift.invert.surface import CONTOUR, Surface
 from headlift.invert.warp import forward_splat, steps, surface_points
@@ -101,20 +101,17 @@ def side_views(
         raw, alpha = volume.features[:, :3], volume.alpha
         carried, far, trust = carry(sheet, view, side)
         trust = trust * (far < resize(volume.depth, side) + BEHIND)
-        shifted = transfer_tones(raw, surface_points(volume.depth, view), tones)
-        colour = torch.where(alpha > 0.5, shifted, raw)
-        solid = (alpha > 0.5).to(trust.dtype)
+        points, solid = surface_points(volume.depth, view), alpha > 0.5
+        colour = torch.where(solid, transfer_tones(raw, points, tones), raw)
         if target.white:
-            head = main_piece(alpha, surface_points(volume.depth, view))
-            colour = torch.where(solid > 0, colour, raw) * head + (1 - head)
-            alpha = alpha * head
-        coarse = resize(trust, raw.shape[-1])
-        known = (coarse > 0.5).to(alpha.dtype)
-        here = resize(far * trust, raw.shape[-1]) / coarse.clamp_min(1e-6)
-        depth = torch.where(known > 0, here, volume.depth)
-        alpha = torch.maximum(alpha, known)
-        weight = coarse + (1 - coarse) * UNSEEN_WEIGHT * (1.0 if target.white else solid)
-        colour = coarse * resize(carried * trust, raw.shape[-1]) / coarse.clamp_min(1e-6) + (1 - coarse) * colour
+            head = main_piece(alpha, points)
+            colour, alpha = colour * head + (1 - head), alpha * head
+        shown, coarse = resize_weighted(torch.cat([far, carried], 1), trust, raw.shape[-1])
+        known = coarse > 0.5
+        depth = torch.where(known, shown[:, :1], volume.depth)
+        alpha = torch.maximum(alpha, known.to(alpha.dtype))
+        weight = coarse + (1 - coarse) * UNSEEN_WEIGHT * (1.0 if target.white else solid.to(coarse.dtype))
+        colour = coarse * shown[:, 1:] + (1 - coarse) * colour
         out.append(SideView(view, depth, alpha, colour, weight, carried, trust))
     return tuple(out)
 
@@ -134,8 +131,7 @@ class Sheet:
 def lay_out(target: Target, camera: Camera, depth: Float[Tensor, "1 1 r r"], sure: Float[Tensor, "1 1 r r"]) -> Sheet:
     """Put the photo's pixels, at twice their number along each side, where `depth` has them, if it is `sure`."""
     side = 2 * target.image.shape[-1]
-    share = resize(sure, side)
-    fine = resize(depth * sure, side) / share.clamp_min(1e-6)
+    fine, share = resize_weighted(depth, sure, side)
     points = surface_points(fine, camera)
     grid = points.reshape(side, side, 3)
     across = torch.gradient(grid, dim=1)[0]

@@ -20,7 +20,7 @@ from headlift.eg3d.camera import unproject
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.training.losses import empty_loss, solid_loss
 from headlift.invert.depth_net import guess_depth
-from headlift.invert.losses import depth_error, resize
+from headlift.invert.losses import depth_error, resize, resize_weighted
 from headlift.invert.result import Target
 from headlift.invert.warp import pixel_centres, sample, steps
 from headlift.values import Camera
@@ -68,8 +68,7 @@ def photo_surface(target: Target) -> Surface:
 
 def at_side(surface: Surface, side: int) -> tuple[Float[Tensor, "1 1 r r"], Float[Tensor, "1 1 r r"]]:
     """Depth and trust at another resolution; each pixel's depth is the mean of what is trusted in it."""
-    trust = resize(surface.trust, side)
-    return resize(surface.depth * surface.trust, side) / trust.clamp_min(1e-6), trust
+    return resize_weighted(surface.depth, surface.trust, side)
 
 
 def surface_error(depth: Float[Tensor, "1 1 r r"], surface: Surface) -> Float[Tensor, ""]:

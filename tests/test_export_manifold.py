@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import trimesh
 from ellipsoid import PLANES, WS, Ellipsoid
+from embedded_head import embedded_head
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_meshes import sample_mesh
@@ -20,7 +20,6 @@ from headlift.export.formats import write_mesh
 from headlift.export.head_mesh import decimated, extract_mesh
 from headlift.export.manifold import manifold
 from headlift.export.mesh import Mesh
-from headlift.weights import load_generator
 
 RING = ((0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1), (1, 1, 0))
 """Cubes in a row whose first and last have an edge in common, and no side."""
@@ -119,12 +118,7 @@ def test_decimation_keeps_to_the_number_and_leaves_no_faults() -> None:
 @pytest.fixture(scope="module")
 def head() -> Mesh:
     """A random head of the embedded prior, closed below."""
-    generator, _ = load_generator("embedded", torch.device("cpu"))
-    z = torch.randn(1, generator.spec.mapping.z_dim, generator=torch.Generator().manual_seed(3))
-    with torch.no_grad():
-        ws = generator.mapping(z, truncation_psi=0.8)
-        planes = generator.planes(ws)
-    return extract_mesh(generator, planes, ws, MeshConfig(resolution=128, colors=False, close=True))
+    return extract_mesh(*embedded_head(3), MeshConfig(resolution=128, colors=False, close=True))
 
 
 def test_a_head_is_watertight_in_full_and_decimated(head: Mesh, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from embedded_head import embedded_head
 from torch import Tensor
 
 from headlift.config import MeshConfig
@@ -16,7 +17,6 @@ from headlift.export.raster import rasterise, silhouette_iou
 from headlift.export.splats import draw_splats, splats_of
 from headlift.export.views import orbit_cameras, render_views
 from headlift.values import Camera, RenderOutput
-from headlift.weights import load_generator
 
 Scene = tuple[Mesh, list[RenderOutput], Camera]
 Head = tuple[Generator, Tensor, Tensor]
@@ -25,11 +25,7 @@ Head = tuple[Generator, Tensor, Tensor]
 @pytest.fixture(scope="module")
 def head() -> Head:
     """A random head: the generator, tri-planes, codes."""
-    generator, _ = load_generator("embedded", torch.device("cpu"))
-    z = torch.randn(1, generator.spec.mapping.z_dim, generator=torch.Generator().manual_seed(5))
-    with torch.no_grad():
-        ws = generator.mapping(z, truncation_psi=0.8)
-        return generator, generator.planes(ws), ws
+    return embedded_head(5)
 
 
 @pytest.fixture(scope="module")
