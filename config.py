@@ -112,7 +112,7 @@ class TuningConfig:
     lr: float = 3e-4
     """Learning rate of Adam."""
     lr_gain: float | None = None
-    """Factor on that rate; without it the one calibrated for the generator's size: 1 for the published networks, 10 for
+    """Factor on that rate; without it the one calibrated for the generator's size: 1 for the published networks, 20 for
     small ones such as the embedded prior, which have to change more to show a photo."""
     rampdown: float = 0.0
     """Share of the steps over which the rate falls along a cosine; 0 for a constant rate, as published."""

@@ -2,8 +2,9 @@
 
 Where the photo reaches, a side view shows the photo itself: its pixels are laid out in space by the depth that is known
 of them (`surface.py`; else the pivot's) and seen from there, colours and depth (SPI's neighbour views, Yin et al. 2023;
-HFGI3D's pseudo views, Xie et al. 2023). Elsewhere depth and opacity stay as the pivot has them, and its colours are
-shifted as the photo shifts like-coloured, like-placed points that it does see. So the tuned tones go round the head.
+HFGI3D's pseudo views, Xie et al. 2023). Elsewhere depth and opacity stay as the pivot has them, and colours are the
+photo's at points that it does see and that are like in place and in the pivot's colour: hair goes on round the head, and
+no trace of the face comes through to the back.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ YAW = 0.7
 """Half the range of the side views' yaw, radians (SPI)."""
 PITCH = 0.4
 """Half the range of their pitch, radians (SPI)."""
-COLOUR_SCALE = 0.2
+COLOUR_SCALE = 0.25
 """Colours this far apart, in units of [-1, 1], are unlike."""
-PLACE_SCALE = 0.15
+PLACE_SCALE = 0.2
 """Points this far apart are unlike, world units; the head is taken as its own mirror image."""
 HEAD_RADIUS = 0.25
 """Surface this near to the world's origin is the head's own, world units."""
@@ -158,10 +159,10 @@ def carry(
 
 @dataclass(frozen=True)
 class Tones:
-    """Seen points: the pivot's colour and place there, and what the photo adds to that colour."""
+    """Seen points: the pivot's colour and place there, and the photo's colour."""
 
     keys: Float[Tensor, "k 6"]
-    shift: Float[Tensor, "k 3"]
+    colour: Float[Tensor, "k 3"]
 
 
 def tone_samples(
@@ -171,13 +172,12 @@ def tone_samples(
     camera: Camera,
     target: Target,
 ) -> Tones:
-    """How the photo's colours differ from the pivot's at the points that both see."""
+    """The photo's colours at the points that it and the pivot's surface share."""
     side = raw.shape[-1]
     photo = resize(target.image, side)
     solid = ((alpha > 0.9) & (erode(resize(target.mask, side), 1) > 0.95)).flatten()
-    colours = raw.flatten(2)[0].T
-    keys = tone_keys(colours, surface_points(depth, camera)[0])
-    return Tones(keys[solid], (photo.flatten(2)[0].T - colours)[solid])
+    keys = tone_keys(raw.flatten(2)[0].T, surface_points(depth, camera)[0])
+    return Tones(keys[solid], photo.flatten(2)[0].T[solid])
 
 
 def tone_keys(colours: Float[Tensor, "k 3"], points: Float[Tensor, "k 3"]) -> Float[Tensor, "k 6"]:
@@ -189,13 +189,12 @@ def tone_keys(colours: Float[Tensor, "k 3"], points: Float[Tensor, "k 3"]) -> Fl
 def transfer_tones(
     raw: Float[Tensor, "1 3 r r"], points: Float[Tensor, "1 m 3"], tones: Tones
 ) -> Float[Tensor, "1 3 r r"]:
-    """Shift each colour by the mean shift of the seen points, weighted by likeness (a normalised Gaussian kernel)."""
+    """For each point the photo's mean colour at the seen points, weighted by likeness (a normalised Gaussian kernel)."""
     if not len(tones.keys):
         return raw
-    colours = raw.flatten(2)[0].T
-    keys = tone_keys(colours, points[0])
+    keys = tone_keys(raw.flatten(2)[0].T, points[0])
     likeness = torch.softmax(-0.5 * torch.cdist(keys, tones.keys).square(), dim=1)
-    return (colours + likeness @ tones.shift).T.reshape(raw.shape).clamp(-1, 1)
+    return (likeness @ tones.colour).T.reshape(raw.shape)
 
 
 def main_piece(alpha: Float[Tensor, "1 1 r r"], points: Float[Tensor, "1 m 3"]) -> Float[Tensor, "1 1 r r"]:
