@@ -120,9 +120,9 @@ class TuningConfig:
     """Weight of the squared error of pixels."""
     perceptual: float = 1.0
     """Weight of the perceptual distance."""
-    stop: float | None = None
-    """Stop once the perceptual distance is at most this; without it the value calibrated for the kind of distance (0.06
-    for LPIPS, as published)."""
+    stop: float = 0.06
+    """Stop once the perceptual distance is at most this in LPIPS (as published), or as near by the builtin distance; 0
+    for never."""
     raw: float = 0.0
     """Weight of the squared error of the volume's own small picture, before super-resolution."""
     alpha: float = 0.2
@@ -511,7 +511,7 @@ def published(method: Method) -> InversionConfig:
         free = CameraRefineConfig(start=0.0, rotation_weight=0.0, translation_weight=0.0, preheat=0.125, on_sphere=True)
         return replace(plain, latent=replace(latent, steps=400), tuning=replace(tuning, steps=400), camera=free)
     if method == "spi":
-        return replace(plain, latent=per_layer, tuning=replace(tuning, steps=1000))
+        return replace(plain, latent=per_layer, tuning=replace(tuning, steps=1000, stop=0.05))
     if method == "hfgi3d":
         return replace(plain, latent=replace(per_layer, w_stats_at="photo"), tuning=replace(tuning, steps=500))
     if method == "in-n-out":
@@ -538,15 +538,17 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
     The published methods keep their steps and rates in `standard`; `thorough` doubles the steps, and `fast` takes few,
     with a search of its own rate, jitter and resolution. `best` adds what a prior that is far from photographs needs: a
     start among random heads, a code for each layer in the second half of the search, squared errors beside the
-    perceptual distance, the photo's surface, and side views that show the photo. Its search is short in every preset:
-    on heads of known truth a longer one made other views worse.
+    perceptual distance, the photo's surface, and side views that show the photo; its camera moves before the code does
+    and further, and its tuning runs to the end. Its search is short in every preset: on heads of known truth a longer
+    one made other views worse.
     """
     base = ReconstructConfig(preset=name, inversion=published(method))
-    latent, tuning = base.inversion.latent, base.inversion.tuning
+    latent, camera, tuning = base.inversion.latent, base.inversion.camera, base.inversion.tuning
     if method == "best":
+        camera = replace(camera, lr=5e-3, preheat=0.2)
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, mse=1.0, raw=1.0, candidates=16, split=0.5)
         latent = replace(latent, relief=300.0, depth=300.0)
-        tuning = replace(tuning, steps=250, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.5)
+        tuning = replace(tuning, steps=250, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.5, stop=0.0)
         tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, geometry_every=2)
     if name == "fast":
         latent = replace(latent, steps=20 if method == "best" else 60, lr=0.03, w_noise=0.01, neural_resolution=32)
@@ -557,7 +559,7 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
     else:
         latent, tuning = replace(latent, steps=2 * latent.steps), replace(tuning, steps=2 * tuning.steps)
         mesh, video = replace(base.mesh, resolution=384), base.video
-    inversion = replace(base.inversion, latent=latent, tuning=tuning)
+    inversion = replace(base.inversion, latent=latent, tuning=tuning, camera=camera)
     if name == "fast":
         spi = replace(inversion.spi, neighbours=1, region=40)
         inversion = replace(inversion, spi=spi, hfgi3d=replace(inversion.hfgi3d, steps=75, views=10))

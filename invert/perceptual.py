@@ -67,7 +67,7 @@ CALIBRATED_STOP: Mapping[str, float] = {"lpips": 0.06, "builtin": 0.06}
 """Where tuning stops: PTI's value for LPIPS, and what is as near for the builtin distance."""
 
 
-def calibrated_stop(kind: str, published: float = 0.06) -> float:
+def calibrated_stop(kind: str, published: float) -> float:
     """The perceptual distance at which tuning may stop: as near as `published` is in LPIPS."""
     return CALIBRATED_STOP[kind] * published / CALIBRATED_STOP["lpips"]
 

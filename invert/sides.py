@@ -2,9 +2,9 @@
 
 Where the photo reaches, a side view shows the photo itself: its pixels are laid out in space by the depth that is known
 of them (`surface.py`; else the pivot's) and seen from there, colours and depth (SPI's neighbour views, Yin et al. 2023;
-HFGI3D's pseudo views, Xie et al. 2023). Elsewhere depth and opacity stay as the pivot has them, and colours are the
-photo's at points that it does see and that are like in place and in the pivot's colour: hair goes on round the head, and
-no trace of the face comes through to the back.
+HFGI3D's pseudo views, Xie et al. 2023). Elsewhere depth and opacity stay as the pivot has them, and colours are those
+of the photo at points that it does see and that are alike in place and in the pivot's colour: hair goes on round the
+head, and no face comes through to the back.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def tone_keys(colours: Float[Tensor, "k 3"], points: Float[Tensor, "k 3"]) -> Fl
 def transfer_tones(
     raw: Float[Tensor, "1 3 r r"], points: Float[Tensor, "1 m 3"], tones: Tones
 ) -> Float[Tensor, "1 3 r r"]:
-    """For each point the photo's mean colour at the seen points, weighted by likeness (a normalised Gaussian kernel)."""
+    """The photo's mean colour over the seen points, weighted by their likeness to each point (a Gaussian kernel)."""
     if not len(tones.keys):
         return raw
     keys = tone_keys(raw.flatten(2)[0].T, points[0])

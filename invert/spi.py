@@ -15,7 +15,6 @@ another are turns about the head's middle, and depth is what it is, a distance a
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -28,7 +27,7 @@ from headlift.invert.conclude import conclude
 from headlift.invert.contextual import contextual_loss
 from headlift.invert.latent import Pivot, find_latent
 from headlift.invert.losses import COMPARE_AT, area_downsample, depth_error, resize
-from headlift.invert.perceptual import Distance, calibrated_stop, load_distance
+from headlift.invert.perceptual import Distance, load_distance
 from headlift.invert.regions import cut, face_mask, mirrored_box, part_boxes
 from headlift.invert.result import Inversion, Target
 from headlift.invert.symmetry import mirror_loss, mirror_weight, mirrored, turn
@@ -41,8 +40,6 @@ NEAR_YAW, NEAR_PITCH = 0.2, 0.1
 """Half the ranges of the neighbours' turn, radians."""
 WIDE_YAW, WIDE_PITCH, MIDDLE_PITCH = 0.7, 0.4, 0.2
 """Half the ranges of the views whose depth is held, and the middle of their pitch (upwards), radians."""
-STOP = 0.05
-"""Perceptual distance (LPIPS) at which tuning ends."""
 WHOLE = (0.5, 0.5, 1.0)
 """The box of a whole picture."""
 
@@ -53,11 +50,8 @@ def spi(task: Task) -> Generator[Step, None, Inversion]:
     finding = load_distance(task.config.perceptual, "latent", device)
     pivot = yield from find_latent(task, finding, mirror_pivot(task, finding))
     rng, distance = tuning_rng(task), load_distance(task.config.perceptual, "tuning", device)
-    options = task.config.tuning
-    if options.stop is None:
-        options = replace(options, stop=calibrated_stop(distance.kind, STOP))
     terms = no_terms if pivot.stopped else elsewhere(task, pivot, distance, rng)
-    tuned = yield from tune(task, pivot, distance, rng, terms, options)
+    tuned = yield from tune(task, pivot, distance, rng, terms)
     return conclude(task, pivot, tuned)
 
 

@@ -116,7 +116,7 @@ def tune(
                 parameter.copy_(resume.tensors[f"weight.{name}"])
         restore_adam(optimiser, resume.tensors)
         rng.set_state(resume.tensors["rng"])
-    stop = calibrated_stop(distance.kind) if options.stop is None else options.stop
+    stop = calibrated_stop(distance.kind, options.stop)
     prepared = [distance.prepare(view.target.image) for view in task.views]
     locality = Locality(base, ws, config, distance) if options.locality else None
 

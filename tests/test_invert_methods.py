@@ -131,7 +131,7 @@ def test_published_constants() -> None:
     assert (pti.tuning.locality, pti.tuning.locality_alpha) == (0.0, 30.0)
     assert (pose.latent.steps, round(pose.camera.preheat * pose.latent.steps), pose.tuning.steps) == (400, 50, 400)
     assert pose.camera.on_sphere
-    assert (spi.latent.space, spi.latent.steps, spi.tuning.steps) == ("w+", 500, 1000)
+    assert (spi.latent.space, spi.latent.steps, spi.tuning.steps, spi.tuning.stop) == ("w+", 500, 1000, 0.05)
     assert (spi.spi.every, spi.spi.neighbours, spi.spi.neighbour, spi.spi.depth) == (4, 4, 0.1, 1.0)
     assert (hfgi3d.latent.space, hfgi3d.tuning.steps, hfgi3d.hfgi3d.steps, hfgi3d.hfgi3d.views) == ("w+", 500, 1000, 30)
     for config in (pti, spi, hfgi3d):
