@@ -75,8 +75,8 @@ def side_views(
 ) -> tuple[SideView, ...]:
     """Views of the untuned head, alternating left and right of the front, and from all round if the prior is so.
 
-    Every other one lies within yaw +-0.7 and pitch +-0.4 radians; where the background is white (a whole head) the
-    others go once round it. Without a `surface` the photo lies on the untuned head's.
+    Half of them lie within yaw +-0.7 and pitch +-0.4 radians; where the background is white (a whole head) the others
+    are spread evenly round the rest of it. Without a `surface` the photo lies on the untuned head's.
     """
     planes = generator.planes(ws)
     focal = camera.intrinsics[:1, 0, 0].cpu()
@@ -89,12 +89,13 @@ def side_views(
     else:
         sheet = lay_out(target, camera, surface.depth, (surface.trust > TRUSTED).to(surface.trust.dtype))
     side = target.image.shape[-1]
+    bands = max(1, count // 4)
     out = []
     for index in range(count):
         u, v = (torch.rand(2, generator=rng) * 2 - 1).tolist()
         hand = 1 if index % 2 else -1
         if target.white and index % 4 >= 2:
-            yaw = hand * (YAW + (math.pi - YAW) * (0.5 + 0.5 * u))
+            yaw = hand * (YAW + (math.pi - YAW) * (index // 4 + 0.5 + 0.5 * u) / bands)
         else:
             yaw = hand * YAW * (0.25 + 0.75 * abs(u))
         view = orbit(yaw, PITCH * v, focal=focal).to(ws.device)
