@@ -73,13 +73,11 @@ def side_views(
     rng: torch.Generator,
     surface: Surface | None = None,
 ) -> tuple[SideView, ...]:
-    """Views of the untuned head, alternating left and right of the front, and from all round if the prior is so.
+    """Views of the untuned head, and of the photo where it reaches; from all round where the background is white.
 
-    Half of them lie within yaw +-0.7 and pitch +-0.4 radians; where the background is white (a whole head) the others
-    are spread evenly round the rest of it. Without a `surface` the photo lies on the untuned head's.
+    Without a `surface` the photo lies on the untuned head's.
     """
     planes = generator.planes(ws)
-    focal = camera.intrinsics[:1, 0, 0].cpu()
     front = generator.volume(planes, camera)
     tones = tone_samples(front.features[:, :3], front.depth, front.alpha, camera, target)
     if surface is None:
@@ -89,25 +87,17 @@ def side_views(
     else:
         sheet = lay_out(target, camera, surface.depth, (surface.trust > TRUSTED).to(surface.trust.dtype))
     side = target.image.shape[-1]
-    bands = max(1, count // 4)
     out = []
-    for index in range(count):
-        u, v = (torch.rand(2, generator=rng) * 2 - 1).tolist()
-        hand = 1 if index % 2 else -1
-        if target.white and index % 4 >= 2:
-            yaw = hand * (YAW + (math.pi - YAW) * (index // 4 + 0.5 + 0.5 * u) / bands)
-        else:
-            yaw = hand * YAW * (0.25 + 0.75 * abs(u))
-        view = orbit(yaw, PITCH * v, focal=focal).to(ws.device)
+    for view in guard_cameras(count, camera, target.white, rng):
         volume = generator.volume(planes, view)
         raw, alpha = volume.features[:, :3], volume.alpha
-        carried, far, trust = carry(sheet, view, side)
-        trust = trust * (far < resize(volume.depth, side) + BEHIND)
         points, solid = surface_points(volume.depth, view), alpha > 0.5
         colour = torch.where(solid, transfer_tones(raw, points, tones), raw)
         if target.white:
             head = main_piece(alpha, points)
             colour, alpha = colour * head + (1 - head), alpha * head
+        carried, far, trust = carry(sheet, view, side)
+        trust = trust * (far < resize(volume.depth, side) + BEHIND)
         shown, coarse = resize_weighted(torch.cat([far, carried], 1), trust, raw.shape[-1])
         known = coarse > 0.5
         depth = torch.where(known, shown[:, :1], volume.depth)
@@ -115,6 +105,21 @@ def side_views(
         weight = coarse + (1 - coarse) * UNSEEN_WEIGHT * (1.0 if target.white else solid.to(coarse.dtype))
         colour = coarse * shown[:, 1:] + (1 - coarse) * colour
         out.append(SideView(view, depth, alpha, colour, weight, carried, trust))
+    return tuple(out)
+
+
+def guard_cameras(count: int, camera: Camera, whole: bool, rng: torch.Generator) -> tuple[Camera, ...]:
+    """Cameras with the lens of `camera`, alternating left and right of the front; of a `whole` head every other pair of
+    them goes round the rest of it, evenly spread."""
+    focal, bands = camera.intrinsics[:1, 0, 0].cpu(), math.ceil(count / 4)
+    out = []
+    for index in range(count):
+        u, v = (torch.rand(2, generator=rng) * 2 - 1).tolist()
+        if whole and index % 4 >= 2:
+            yaw = YAW + (math.pi - YAW) * (index // 4 + 0.5 + 0.5 * u) / bands
+        else:
+            yaw = YAW * (0.25 + 0.75 * abs(u))
+        out.append(orbit(yaw if index % 2 else -yaw, PITCH * v, focal=focal).to(camera.cam2world.device))
     return tuple(out)
 
 

@@ -16,7 +16,7 @@ from headlift.invert.contextual import EPSILON, contextual_loss
 from headlift.invert.perceptual import load_builtin
 from headlift.invert.regions import OUTLINE, cut, face_mask, inside_polygon, mirrored_box, part_boxes
 from headlift.invert.result import Target
-from headlift.invert.sides import BEHIND, YAW, carry, erode, lay_out, side_views
+from headlift.invert.sides import BEHIND, YAW, carry, erode, guard_cameras, lay_out, side_views
 from headlift.invert.surface import Surface
 from headlift.invert.symmetry import mirror_loss, mirror_weight, mirrored
 from headlift.invert.warp import backward_warp, forward_splat, pixel_centres, steps, surface_points, visibility
@@ -160,6 +160,23 @@ def test_a_side_view_takes_colour_depth_and_opacity_from_the_photo_where_it_reac
         assert torch.equal(view.depth[unknown], pivot.depth[unknown])
         # the pivot's own surface hides what lies behind it
         assert (wanted[known] < pivot.depth[known] + BEHIND + 0.01).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 12])
+def test_the_guards_cameras_go_evenly_round_a_whole_head(count: int) -> None:
+    front = orbit(0.3, 0.1, focal=3.0)
+    yaws = [float(yaw_pitch(camera)[0]) for camera in guard_cameras(count, front, True, seeded())]
+    assert len(yaws) == count
+    assert all(yaw > 0 if index % 2 else yaw < 0 for index, yaw in enumerate(yaws))
+    near = [abs(yaw) for index, yaw in enumerate(yaws) if index % 4 < 2]
+    far = [abs(yaw) for index, yaw in enumerate(yaws) if index % 4 >= 2]
+    assert max(near) <= YAW
+    bands = math.ceil(count / 4)
+    for place, yaw in enumerate(far):  # a pair, one on either side, for each part of the way round
+        assert place // 2 <= (yaw - YAW) / (math.pi - YAW) * bands <= place // 2 + 1
+    faces = guard_cameras(count, front, False, seeded())
+    assert all(abs(float(yaw_pitch(camera)[0])) <= YAW for camera in faces)
+    assert float(faces[0].intrinsics[0, 0, 0]) == 3.0
 
 
 # Symmetry
