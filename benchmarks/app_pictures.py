@@ -57,6 +57,11 @@ def taken(page: Any) -> Image.Image:
     return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
 
 
+def from_the_top(page: Any) -> None:
+    page.evaluate("window.scrollTo(0, 0)")
+    page.wait_for_timeout(500)
+
+
 def lift(page: Any) -> Image.Image:
     """Lift the astronaut to the end; the page in the midst of it."""
     page.click("#hl-astronaut")
@@ -68,6 +73,7 @@ def lift(page: Any) -> Image.Image:
         " const told = /Tuning.*step (\\d+) of (\\d+)/.exec(line); return told && told[1] / told[2] > share }",
         arg=AT,
     )
+    from_the_top(page)
     seen = taken(page)
     page.wait_for_selector(".hl-after img[data-draft='0']")
     return seen
@@ -86,6 +92,7 @@ def change(page: Any) -> None:
     page.wait_for_selector(".hl-before img[data-draft='0']")
     page.wait_for_selector(".hl-after img[data-draft='0']")
     page.wait_for_function("Number(document.querySelector('.hl-drift output').textContent) > 0")
+    from_the_top(page)
 
 
 def on_a_phone(page: Any) -> Image.Image:
