@@ -90,7 +90,8 @@ class CameraRefineConfig:
     enabled: bool = True
     """Refine the estimated camera."""
     lr: float = 1e-3
-    """Learning rate of the se(3) step (radians and world units)."""
+    """Learning rate of the se(3) step (radians and world units), for a pose that is as sure as usual; where it is less
+    sure the rate grows with its variance, up to tenfold."""
     start: float = 0.1
     """Share of the latent steps before the camera may move."""
     rotation_weight: float = 1.0
@@ -539,13 +540,13 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
     with a search of its own rate, jitter and resolution. `best` adds what a prior that is far from photographs needs: a
     start among random heads, a code for each layer in the second half of the search, squared errors beside the
     perceptual distance, the photo's surface, and side views that show the photo; its camera moves before the code does
-    and further, and its tuning runs to the end. Its search is short in every preset: on heads of known truth a longer
-    one made other views worse.
+    (not in `fast`), and its tuning runs to the end. Its search is short in every preset: on heads of known truth a
+    longer one made other views worse.
     """
     base = ReconstructConfig(preset=name, inversion=published(method))
     latent, camera, tuning = base.inversion.latent, base.inversion.camera, base.inversion.tuning
     if method == "best":
-        camera = replace(camera, lr=5e-3, preheat=0.2)
+        camera = replace(camera, preheat=0.0 if name == "fast" else 0.2)
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, mse=1.0, raw=1.0, candidates=16, split=0.5)
         latent = replace(latent, relief=300.0, depth=300.0)
         tuning = replace(tuning, steps=250, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.5, stop=0.0)

@@ -10,6 +10,7 @@ with Pose Optimization (Ko et al. 2023).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -26,6 +27,10 @@ TRANSLATION_SIGMA = 0.02
 """Expected error of the head's place along each axis, world units."""
 SMALLEST_ANGLE_SIGMA = math.radians(0.5)
 """No pose estimate is believed to be better than this, radians."""
+USUAL_ANGLE_SIGMA = math.radians(2.0)
+"""Pose estimates of photos are about so good, radians."""
+FASTEST = 10.0
+"""How many times the usual rate a camera moves at most."""
 
 
 def twist_matrix(twist: Float[Tensor, 6]) -> Float[Tensor, "4 4"]:
@@ -53,6 +58,13 @@ def moved_camera(camera: Camera, twist: Float[Tensor, 6], on_sphere: bool = Fals
     origin = moved.origin * (radius / torch.linalg.vector_norm(moved.origin, dim=-1, keepdim=True))
     top = torch.cat([moved.rotation, origin[..., None]], -1)
     return Camera(torch.cat([top, moved.cam2world[..., 3:, :]], -2), camera.intrinsics)
+
+
+def camera_rate(covariances: Iterable[Float[np.ndarray, "2 2"]], config: CameraRefineConfig) -> float:
+    """Adam's rate for cameras whose (yaw, pitch) are so sure (radians squared; the least sure one counts)."""
+    variances = [float(np.trace(covariance)) / 2 for covariance in covariances]
+    worst = max((v for v in variances if math.isfinite(v)), default=0.0) / USUAL_ANGLE_SIGMA**2
+    return config.lr * min(max(worst, 1.0), FASTEST)
 
 
 def camera_prior(

@@ -20,7 +20,7 @@ from torch import Tensor
 from headlift.config import LatentConfig
 from headlift.eg3d.active import CUT
 from headlift.eg3d.generator import Generator as Eg3d
-from headlift.invert.camera_refine import camera_prior, moved_camera
+from headlift.invert.camera_refine import camera_prior, camera_rate, moved_camera
 from headlift.invert.losses import (
     alpha_error,
     area_downsample,
@@ -122,6 +122,7 @@ def find_latent(task: Task, distance: Distance, terms: Terms = no_terms) -> Gene
     statistics = code_statistics(generator, options, views[0].camera if options.w_stats_at == "photo" else None)
     noises = noise_images(generator)
     twists = [torch.zeros(6, device=_device(generator)) for _ in views]
+    camera_lr = camera_rate([view.covariance for view in views], config.camera)
     done = resume.step if resume else 0
     history = list(resume.history) if resume else []
     split_at = round(options.split * options.steps) if options.space == "w" and options.split < 1 else options.steps + 1
@@ -140,7 +141,7 @@ def find_latent(task: Task, distance: Distance, terms: Terms = no_terms) -> Gene
             noise.copy_(torch.randn(noise.shape, generator=rng))
     code, twists = _leaves(code, twists, noises)
     _install(generator, noises)
-    optimiser = _adam(code, twists, list(noises.values()), options, config.camera.lr)
+    optimiser = _adam(code, twists, list(noises.values()), options, camera_lr)
     if resume:
         restore_adam(optimiser, resume.tensors)
     prepared = [distance.prepare(view.target.image) for view in views]
@@ -156,14 +157,14 @@ def find_latent(task: Task, distance: Distance, terms: Terms = no_terms) -> Gene
         t_code = max(0, done - preheat) / (options.steps - preheat) if options.steps > preheat else 1.0
         if done == split_at:
             code, twists = _leaves(_broadcast(code.detach(), generator.num_ws), twists, noises)
-            optimiser = _adam(code, twists, list(noises.values()), options, config.camera.lr)
+            optimiser = _adam(code, twists, list(noises.values()), options, camera_lr)
         searching = done >= preheat
         for leaf in (code, *noises.values()):
             leaf.requires_grad_(searching)
         moving = config.camera.enabled and (t >= config.camera.start or not searching)
         ramp = learning_rate_ramp(t_code, options.rampup, options.rampdown)
         optimiser.param_groups[0]["lr"] = options.lr * ramp
-        optimiser.param_groups[1]["lr"] = config.camera.lr * (ramp if searching else 1.0) if moving else 0.0
+        optimiser.param_groups[1]["lr"] = camera_lr * (ramp if searching else 1.0) if moving else 0.0
         jitter = statistics.spread * jitter_scale(t_code, options.w_noise, options.w_noise_ramp) if searching else 0.0
         shaken = code + torch.randn(code.shape, generator=rng).to(code) * jitter
         ws = _broadcast(shaken, generator.num_ws)

@@ -10,7 +10,7 @@ import torch
 
 from headlift.config import CameraRefineConfig
 from headlift.eg3d.camera import intrinsics, orbit, rotation_angle, unproject, yaw_pitch
-from headlift.invert.camera_refine import camera_prior, moved_camera, twist_matrix
+from headlift.invert.camera_refine import camera_prior, camera_rate, moved_camera, twist_matrix
 from headlift.invert.face_points import face_points, relief_error
 from headlift.invert.result import Target
 from headlift.invert.sides import erode, main_piece, tone_samples, transfer_tones
@@ -134,6 +134,18 @@ def test_tones_reach_what_the_photo_does_not_see() -> None:
     seen = transfer_tones(raw, points, tones)
     torch.testing.assert_close(seen[:, :, 4, 16], shift[:, :, 0, 0], atol=0.02, rtol=0)
     torch.testing.assert_close(seen[:, :, 28, 16], torch.full((1, 3), -0.6), atol=0.02, rtol=0)
+
+
+def test_unsure_poses_may_move_faster() -> None:
+    config = CameraRefineConfig(lr=1e-3)
+
+    def rate(*degrees: float) -> float:
+        return camera_rate([np.eye(2) * math.radians(sigma) ** 2 for sigma in degrees], config)
+
+    assert rate(0.0) == rate(2.0) == pytest.approx(1e-3)
+    assert rate(4.0) == rate(1.0, 4.0) == pytest.approx(4e-3)
+    assert rate(30.0) == pytest.approx(1e-2)
+    assert rate(math.inf) == rate(math.nan) == pytest.approx(1e-3)
 
 
 def test_intrinsics_stay_untouched() -> None:
