@@ -140,7 +140,7 @@ def test_unsure_poses_may_move_faster() -> None:
     config = CameraRefineConfig(lr=1e-3)
 
     def rate(*degrees: float) -> float:
-        return camera_rate([np.eye(2) * math.radians(sigma) ** 2 for sigma in degrees], config)
+        return camera_rate([np.diag([math.radians(sigma) ** 2] * 2) for sigma in degrees], config)
 
     assert rate(0.0) == rate(2.0) == pytest.approx(1e-3)
     assert rate(4.0) == rate(1.0, 4.0) == pytest.approx(4e-3)
