@@ -38,10 +38,6 @@ HEAD_RADIUS = 0.25
 """Surface this near to the world's origin is the head's own, world units."""
 UNSEEN_WEIGHT = 0.3
 """How much transferred tones count beside carried pixels."""
-REACHED, UNREACHED_WEIGHT = 0.02, 3.0
-"""Colours of a view that shows the photo in less than so much of it count so many times: front and back share features
-of the planes, and what tuning paints on the face comes through at the back unless it is held there. (15 times hid it
-still better, but cost a difficult photo 1.7 dB in its own view.)"""
 TRUSTED = 0.25
 """The photo is carried where its surface is trusted at least so much."""
 FACING = 0.2
@@ -65,8 +61,6 @@ class SideView:
     """The photo as it is seen from here, at its own resolution."""
     seen: Float[Tensor, "1 1 s s"] | None = None
     """Where it reaches, 1 or 0."""
-    worth: float = 1.0
-    """What its colours count beside other views'."""
 
 
 @torch.no_grad()
@@ -110,8 +104,7 @@ def side_views(
         alpha = torch.maximum(alpha, known.to(alpha.dtype))
         weight = coarse + (1 - coarse) * UNSEEN_WEIGHT * (1.0 if target.white else solid.to(coarse.dtype))
         colour = coarse * shown[:, 1:] + (1 - coarse) * colour
-        worth = 1.0 if float(trust.mean()) > REACHED else UNREACHED_WEIGHT
-        out.append(SideView(view, depth, alpha, colour, weight, carried, trust, worth))
+        out.append(SideView(view, depth, alpha, colour, weight, carried, trust))
     return tuple(out)
 
 
@@ -256,5 +249,5 @@ def guard_losses(
     return {
         "side_depth": depth_error(output.depth, view.depth, view.alpha),
         "side_alpha": squared_error(output.alpha, view.alpha),
-        "side_colour": view.worth * colours,
+        "side_colour": colours,
     }
