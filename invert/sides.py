@@ -4,7 +4,7 @@ Where the photo reaches, a side view shows the photo itself: its pixels are laid
 of them (`surface.py`; else the pivot's) and seen from there, colours and depth (SPI's neighbour views, Yin et al. 2023;
 HFGI3D's pseudo views, Xie et al. 2023). Elsewhere depth and opacity stay as the pivot has them, and colours are those
 of the photo at points that it does see and that are alike in place and in the pivot's colour: hair goes on round the
-head, and no face comes through to the back.
+head.
 """
 
 from __future__ import annotations
