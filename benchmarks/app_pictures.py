@@ -7,19 +7,19 @@ at it on a phone. Writes `app-lift.jpg`, `app-head.jpg` and `app-phone.jpg` (int
 from __future__ import annotations
 
 import io
+import re
 import shutil
+import signal
+import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from headlift.config import AppConfig
 from headlift.export.files import write_bytes
 from headlift.export.images import jpeg_bytes
 
@@ -34,22 +34,14 @@ PAPER = (204, 204, 199)
 
 @contextmanager
 def running() -> Iterator[str]:
-    """The app as `headlift app` starts it, on a free port; its address."""
-    import uvicorn
-
-    from headlift.app.server import bound_socket, make_site
-
-    config = AppConfig(port=0)
-    listening, site = bound_socket(config), make_site(config)
-    server = uvicorn.Server(uvicorn.Config(site.asgi, log_level="warning", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        site.close()
+    """`headlift app` on a free port; its address."""
+    command = [sys.executable, "-m", "headlift", "app", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as app:
+        assert app.stdout is not None
+        try:
+            yield next(found[0] for line in app.stdout if (found := re.search(r"http://\S+:\d+", line)))
+        finally:
+            app.send_signal(signal.SIGINT)
 
 
 def taken(page: Any) -> Image.Image:
@@ -58,6 +50,7 @@ def taken(page: Any) -> Image.Image:
 
 
 def from_the_top(page: Any) -> None:
+    """Scroll up, as the page has brought into view what has just appeared."""
     page.evaluate("window.scrollTo(0, 0)")
     page.wait_for_timeout(500)
 
@@ -108,10 +101,6 @@ def on_a_phone(page: Any) -> Image.Image:
     return ImageOps.expand(side, 10, PAPER)
 
 
-def pixels(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    return np.asarray(picture)
-
-
 def main() -> None:
     """Take and write the pictures."""
     from playwright.sync_api import sync_playwright
@@ -133,7 +122,7 @@ def main() -> None:
         pictures["app-phone.jpg"] = on_a_phone(page)
         browser.close()
     for name, picture in pictures.items():
-        write_bytes(folder / name, jpeg_bytes(pixels(picture), 88))
+        write_bytes(folder / name, jpeg_bytes(np.asarray(picture), 88))
         print(folder / name)
 
 

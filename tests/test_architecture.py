@@ -106,7 +106,7 @@ def test_nothing_imports_the_prior_or_the_benchmarks() -> None:
 def test_the_app_is_the_command_lines_alone_and_its_logic_knows_no_gradio() -> None:
     for name, path in modules().items():
         found = imports(path)
-        if not within(name, {"app", "cli", "benchmarks"}):
+        if not within(name, {"app", "cli"}):
             assert not any(within(imported, {"headlift.app"}) for imported in found), f"{name} imports the app"
         if name not in ("app.page", "app.server", "doctor"):
             assert not within_root("gradio", found), f"{name} imports gradio"

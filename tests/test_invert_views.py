@@ -16,15 +16,7 @@ from headlift.invert.contextual import EPSILON, contextual_loss
 from headlift.invert.perceptual import load_builtin
 from headlift.invert.regions import OUTLINE, cut, face_mask, inside_polygon, mirrored_box, part_boxes
 from headlift.invert.result import Target
-from headlift.invert.sides import (
-    BEHIND,
-    YAW,
-    carry,
-    erode,
-    guard_cameras,
-    lay_out,
-    side_views,
-)
+from headlift.invert.sides import BEHIND, YAW, carry, erode, guard_cameras, lay_out, side_views
 from headlift.invert.surface import Surface
 from headlift.invert.symmetry import mirror_loss, mirror_weight, mirrored
 from headlift.invert.warp import backward_warp, forward_splat, pixel_centres, steps, surface_points, visibility
