@@ -38,9 +38,7 @@ HEAD_RADIUS = 0.25
 """Surface this near to the world's origin is the head's own, world units."""
 UNSEEN_WEIGHT = 0.3
 """How much transferred tones count beside carried pixels."""
-TRUSTED = 0.25
-"""The photo is carried where its surface is trusted at least so much."""
-FACING = 0.2
+FACING = 0.1
 """Cosine of the steepest angle at which its surface is still seen."""
 BEHIND, BEHIND_ITSELF = 0.05, 0.03
 """So far behind the pivot's surface, or its own nearest, it is hidden; world units."""
@@ -85,7 +83,9 @@ def side_views(
         sure = sure * (1 - steps(torch.where(sure > 0, front.depth, front.depth.amax()), CONTOUR))
         sheet = lay_out(target, camera, front.depth, sure)
     else:
-        sheet = lay_out(target, camera, surface.depth, (surface.trust > TRUSTED).to(surface.trust.dtype))
+        # All of the head: where geometry cannot be held to the guess, colours laid out by it still beat other places'.
+        inside = (resize(target.mask, surface.depth.shape[-1]) > 0.5).to(surface.depth.dtype)
+        sheet = lay_out(target, camera, surface.depth, inside)
     side = target.image.shape[-1]
     out = []
     for view in guard_cameras(count, camera, target.white, rng):
