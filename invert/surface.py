@@ -28,7 +28,7 @@ from headlift.values import Camera
 SURE, LAST_SURE = 0.03, 0.05
 """Guesses of the first and of the last surface with at most this spread count fully, world units; beyond it their
 weight falls with the square."""
-CONTOUR = 0.03
+CONTOUR = 0.06
 """Where neighbouring pixels differ by more, the surface is a guess, world units."""
 MARGIN, SKIN = 0.02, 0.03
 """Space is empty up to `MARGIN` before the guessed surface, and solid for `SKIN` behind it, world units."""

@@ -36,7 +36,6 @@ from headlift.eg3d.training.rays import Rays, camera_rays, density, hidden, hull
 from headlift.invert.perceptual import FeatureNet, load_feature_net
 from headlift.prior.budget import Budget, record, save_state
 from headlift.prior.dataset import DEPTH_UNIT, Data, on_white, shuffled
-from headlift.prior.growth import start_later, waves
 from headlift.values import Camera
 
 
@@ -544,20 +543,6 @@ class Trainer:
         self.step = state["step"]
 
     @torch.no_grad()
-    def grow(self, state: Mapping[str, Any]) -> None:
-        """Start from a run whose planes were smaller: what the new blocks add to the planes is zero at first."""
-        for network, name in ((self.generator, "generator"), (self.ema, "ema")):
-            mine, old = network.state_dict(), state[name]
-            for key, value in mine.items():
-                if key in old and old[key].shape == value.shape:
-                    value.copy_(old[key])
-                elif ".torgb." in key and ".affine." not in key:
-                    value.zero_()
-            if f"backbone.synthesis.b{self.config.start}.conv0.weight" in old:
-                start_later(old, dict(network.named_parameters()), network.spec, self.mean_w(network))
-        self.light.load_state_dict(state["light"])
-
-    @torch.no_grad()
     def mean_w(self, network: Generator, samples: int = 4096) -> Float[Tensor, "1 w"]:
         """The mean of w over the density of codes."""
         z = torch.randn(samples, network.spec.mapping.z_dim, generator=torch.Generator().manual_seed(0))
@@ -571,6 +556,14 @@ class Trainer:
         return self.ema
 
 
+def waves(channels: int, side: int, spread: float) -> Float[Tensor, "channels side side"]:
+    """Plane waves of random direction, frequency and phase, of unit variance (random Fourier features)."""
+    frequency, phase = torch.randn(channels, 2, 1, 1) * spread, torch.rand(channels, 1, 1)
+    line = (torch.arange(side) + 0.5) / side
+    turns = frequency[:, 0] * line + frequency[:, 1] * line[:, None] + phase
+    return 2**0.5 * torch.cos(2 * torch.pi * turns)
+
+
 def _frozen(name: str) -> bool:
     return name.endswith("noise_strength") or ".mapping.embed." in name
 
@@ -580,14 +573,13 @@ def run(
     config: TrainConfig,
     out: Path,
     minutes: float,
-    start_from: Path | None = None,
     device: str = "cpu",
     workers: int = 0,
     save_every: float = 4.0,
 ) -> Trainer:
     """Train until the steps or the minutes are over, or until it is told to stop (SIGTERM).
 
-    Resumes what `out` holds, or grows the run in `start_from`. Saves every `save_every` minutes.
+    Resumes what `out` holds. Saves every `save_every` minutes.
     """
     budget, saved = Budget(minutes), 0.0
     out.mkdir(parents=True, exist_ok=True)
@@ -596,8 +588,6 @@ def run(
         # To the processor first: Adam's step counters stay where they are loaded, and a GPU would be waited for.
         trainer.load(torch.load(out / "state.pt", map_location="cpu", weights_only=True))
         print(f"going on at step {trainer.step}", flush=True)
-    elif start_from is not None:
-        trainer.grow(torch.load(start_from / "state.pt", map_location=device, weights_only=True))
     means: dict[str, float] = {}
     while trainer.step < config.steps and not budget.over:
         began = time.monotonic()

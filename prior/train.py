@@ -65,8 +65,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
     parser.add_argument("data", type=Path, help="folder with heads-*.zip")
     parser.add_argument("out", type=Path, help="folder of the run")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop after so long, with a checkpoint")
-    parser.add_argument("--start-from", type=Path, help="folder of a run to start from: of the supervised stage, with"
-                        " smaller planes (to grow it) or, for the adversarial stage, finished")  # fmt: skip
+    if stage == "adversarial":
+        parser.add_argument("--start-from", type=Path, help="folder of a finished run of the supervised stage")
     parser.add_argument("--cache", type=Path, help="folder for decoded pictures (about 3 GB)")
     parser.add_argument("--depths", type=Path, help="file with the pictures' depth (supervised stage): geometry comes"
                         " sooner and sharper")  # fmt: skip
@@ -108,7 +108,7 @@ def _supervised(options: dict[str, Any], device: str, config: supervised.TrainCo
     print(f"{len(data.numbers)} heads, {data.table.shape[1]} features, hull {data.hull.float().mean():.2f} of the"
           f" box, core {len(data.core)} cells, read in {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
     out = options["out"]
-    supervised.run(data, config, out, options["minutes"], options["start_from"], device, options["workers"])
+    supervised.run(data, config, out, options["minutes"], device, options["workers"])
     print(carry_away(out), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The supervised stage on a few balls: it learns, resumes bit for bit, grows, and leaves weights that can be used."""
+"""The supervised stage on a few balls: it learns, resumes bit for bit, and leaves weights that can be used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 
 from headlift.eg3d.camera import unproject
 from headlift.eg3d.checkpoint import load_checkpoint
-from headlift.eg3d.training.fast import double, planes_table
 from headlift.invert.warp import pixel_centres
 from headlift.prior.dataset import DEPTH_UNIT, Data, load_data
 from headlift.prior.supervised import TrainConfig, Trainer, draw_batch, run, show, total
@@ -90,44 +89,11 @@ def test_threads_that_prepare_batches_change_nothing(data: Data) -> None:
     assert [plain.take_step() for _ in range(3)] == [ahead.take_step() for _ in range(3)]
 
 
-def test_cutting_the_first_blocks_off_keeps_the_mean_head(data: Data) -> None:
-    whole = Trainer(data, replace(TINY, widths="16,16,12"))
-    for _ in range(3):
-        whole.take_step()
-    cut = Trainer(data, replace(TINY, start=8, widths="16,12"))
-    cut.grow(whole.state())
-    w = whole.mean_w(whole.generator)
-    old, new = (
-        planes_table(
-            dict(t.generator.named_parameters()),
-            t.generator.spec,
-            w[:, None].expand(-1, t.generator.num_ws, -1),
-            torch.float32,
-        )
-        for t in (whole, cut)
-    )
-    assert (old - new).norm() < 0.25 * (old - old.mean()).norm()  # least squares over 64 texels for what was cut off
-
-
 def test_the_total_is_the_weighted_sum_and_every_weight_matters(data: Data) -> None:
     terms = {name: torch.tensor(float(10**i)) for i, name in enumerate(("raw", "single", "image", "pyramid"))}
     terms |= {name: torch.tensor(1.0) for name in ("alpha", "light", "empty", "solid", "border", "depth", "surface")}
     config = replace(TINY, pyramid=2.0, alpha=3.0, light_weight=5.0, empty=7.0, solid=11.0, depth=13.0, surface=17.0)
     assert total(terms, config) == 1 + 10 + 100 + 2 * 1000 + 3 + 5 + 2 * 7 + 11 + 13 + 17
-
-
-def test_growing_keeps_what_the_heads_look_like(data: Data) -> None:
-    small = Trainer(data, TINY)
-    for _ in range(3):
-        small.take_step()
-    large = Trainer(data, replace(TINY, widths="16,16,16,8"))
-    large.grow(small.state())
-    z = draw_batch(data, TINY, 0).z
-    ws = small.generator.mapping(z)
-    before = planes_table(dict(small.generator.named_parameters()), small.generator.spec, ws, torch.float32)
-    ws = large.generator.mapping(z)
-    after = planes_table(dict(large.generator.named_parameters()), large.generator.spec, ws, torch.float32)
-    assert torch.allclose(after.flatten(3), double(before.flatten(3)), atol=1e-6)
 
 
 def test_the_light_is_learned_apart_from_the_head(data: Data) -> None:

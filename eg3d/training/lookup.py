@@ -23,13 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headlift.eg3d.spec import PlaneLayout
-
-PLANE_AXES: dict[PlaneLayout, tuple[tuple[int, int], ...]] = {
-    "official": ((0, 1), (0, 2), (2, 0)),
-    "zy": ((0, 1), (0, 2), (2, 1)),
-    "yz": ((0, 1), (0, 2), (1, 2)),
-}
-"""World axes along the width and the height of each plane."""
+from headlift.eg3d.triplane import PLANE_AXES
 
 SOURCE = r"""
 #include <math.h>
@@ -74,8 +68,6 @@ backward_(float *tab, const float *xyz, const float *grad, long b, int p, long m
     }
 }
 void lookup_forward(const float *tab, const float *xyz, float *out, long n, long m, int size, int c, const int *ax) {
-    const long parts = 8, step = (m + parts - 1) / parts;
-    (void)step;
 #pragma omp parallel for schedule(dynamic)
     for (long b = 0; b < n; b++) {
         if (c == 16) forward_(tab, xyz, out, b, m, size, 16, ax);
