@@ -17,7 +17,7 @@ from headlift.invert.latent import Pivot, find_latent
 from headlift.invert.losses import depth_error, resize
 from headlift.invert.perceptual import load_distance
 from headlift.invert.result import Inversion
-from headlift.invert.sides import guard_losses, side_views
+from headlift.invert.sides import guard_cameras, guard_losses, side_views
 from headlift.invert.surface import at_side, carving_error
 from headlift.invert.task import Moment, Task, Terms, no_terms
 from headlift.invert.tuning import tune, tuning_rng
@@ -44,7 +44,8 @@ def guard(task: Task, pivot: Pivot, rng: torch.Generator) -> Terms:
     target, surface = task.views[0].target, task.views[0].surface
     if not options.geometry or pivot.stopped:
         return no_terms
-    views = side_views(base, pivot.ws, camera, target, options.side_views, rng, surface)
+    cameras = guard_cameras(options.side_views, camera, target.white, rng)
+    views = side_views(base, pivot.ws, camera, target, cameras, surface)
     with torch.no_grad():
         before = base.volume(base.planes(pivot.ws), camera)
         solid = before.alpha * resize(target.mask, before.depth.shape[-1]) if target.white else before.alpha

@@ -10,6 +10,7 @@ head.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,11 +68,10 @@ def side_views(
     ws: Float[Tensor, "1 l w"],
     camera: Camera,
     target: Target,
-    count: int,
-    rng: torch.Generator,
+    cameras: Sequence[Camera],
     surface: Surface | None = None,
 ) -> tuple[SideView, ...]:
-    """Views of the untuned head, and of the photo where it reaches; from all round where the background is white.
+    """What `cameras` are to see: the untuned head, and the photo that was taken from `camera` where it reaches.
 
     Without a `surface` the photo lies on the untuned head's.
     """
@@ -88,7 +88,7 @@ def side_views(
         sheet = lay_out(target, camera, surface.depth, inside)
     side = target.image.shape[-1]
     out = []
-    for view in guard_cameras(count, camera, target.white, rng):
+    for view in cameras:
         volume = generator.volume(planes, view)
         raw, alpha = volume.features[:, :3], volume.alpha
         points, solid = surface_points(volume.depth, view), alpha > 0.5
