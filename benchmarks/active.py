@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from headlift.eg3d import layers
+from headlift.eg3d import winograd
 from headlift.eg3d.active import CUT
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
@@ -34,7 +34,7 @@ def step(generator: Generator, ws: Tensor, wanted: Tensor, cut: float) -> tuple[
 
 def plain_step(generator: Generator, ws: Tensor, wanted: Tensor) -> tuple[float, Tensor, Tensor]:
     """The same with PyTorch's own convolutions and all samples."""
-    with mock.patch.object(layers, "pays", return_value=False):
+    with mock.patch.object(winograd, "pays", return_value=False):
         return step(generator, ws, wanted, 0.0)
 
 

@@ -112,7 +112,7 @@ class Generator(nn.Module):
         The result is a function of its arguments: samples lie at the middle of their bins unless `jitter` gives a
         generator to draw from or the numbers themselves. `noise_mode` is the super-resolution's (the spec's if None).
         With a `cut` above 0, samples of one head that contribute at most that much to their ray neither colour it nor
-        take a gradient (`eg3d.active`): about twice as fast where gradients are wanted.
+        take a gradient (`eg3d.active`): faster where gradients are wanted.
         Raises ConfigError when a handed-in jitter has other shapes than the render needs.
         """
         volume = self.volume(planes, camera, neural_resolution, jitter, depth_samples, importance_samples, cut)

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headlift.eg3d import winograd
 from headlift.eg3d.rounding import laned_product, published_convolution, published_doubling
 from headlift.eg3d.spec import NoiseMode
-from headlift.eg3d.winograd import convolve_wide, pays
 
 LRELU_SLOPE = 0.2
 LRELU_GAIN = math.sqrt(2)
@@ -101,8 +101,8 @@ def convolve(
     """
     size = weight.shape[-1]
     if up == 1 and down == 1:
-        if not published and pays(x, weight):
-            return convolve_wide(x, weight)
+        if not published and winograd.pays(x, weight):
+            return winograd.convolve(x, weight)
         return (published_convolution if published else F.conv2d)(x, weight, padding=size // 2)
     assert kernel is not None, "changing the resolution needs the filter"
     if up == 2:

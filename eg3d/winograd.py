@@ -42,7 +42,7 @@ BACK = _both_axes([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0],
 
 
 def pays(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "o i k k"]) -> bool:
-    """Whether `convolve_wide` can take these, and faster than PyTorch does."""
+    """Whether `convolve` can take these, and faster than PyTorch does."""
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
@@ -52,7 +52,7 @@ def pays(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "o i k k"]) -> bool:
     )
 
 
-def convolve_wide(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "o i 3 3"]) -> Float[Tensor, "n o h w"]:
+def convolve(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "o i 3 3"]) -> Float[Tensor, "n o h w"]:
     """`F.conv2d(x, weight, padding=1)` up to rounding (some 1e-5 of the largest value), for sides that 4 divides."""
     n, inputs, h, w = x.shape
     outputs, across, down = weight.shape[0], w // STEP, h // STEP

@@ -6,17 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from headlift.eg3d import layers
-from headlift.eg3d.winograd import WIDE, convolve_wide, pays
+from headlift.eg3d import layers, winograd
+from headlift.eg3d.winograd import WIDE, convolve, pays
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (2, 16, 8)])
-def test_convolve_wide_is_a_convolution_in_value_and_gradients(shape: tuple[int, int, int]) -> None:
+def test_it_is_a_convolution_in_value_and_gradients(shape: tuple[int, int, int]) -> None:
     n, h, w = shape
     random = torch.Generator().manual_seed(0)
     x = torch.randn(n, 5, h, w, generator=random, dtype=torch.float32, requires_grad=True)
     weight = torch.randn(7, 5, 3, 3, generator=random, requires_grad=True)
-    wanted, found = F.conv2d(x, weight, padding=1), convolve_wide(x, weight)
+    wanted, found = F.conv2d(x, weight, padding=1), convolve(x, weight)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
     towards = torch.randn(wanted.shape, generator=random)
     for a, b in zip(*(torch.autograd.grad(y, (x, weight), towards) for y in (found, wanted)), strict=True):
@@ -31,14 +31,14 @@ def test_second_derivatives_pass_through() -> None:
         return torch.autograd.grad(first.square().sum(), x)[0]
 
     wanted = twice(F.conv2d(x, weight, padding=1))
-    torch.testing.assert_close(twice(convolve_wide(x, weight)), wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+    torch.testing.assert_close(twice(convolve(x, weight)), wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
 
 
 def test_wide_layers_take_it_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.randn(1, WIDE, 8, 8), torch.randn(WIDE, WIDE, 3, 3)
     wanted = F.conv2d(x, weight, padding=1)
     seen = []
-    monkeypatch.setattr(layers, "convolve_wide", lambda *args: seen.append(args) or convolve_wide(*args))
+    monkeypatch.setattr(winograd, "convolve", lambda *args: seen.append(args) or convolve(*args))
     torch.testing.assert_close(layers.convolve(x, weight, None), wanted, rtol=0, atol=2e-4 * float(wanted.abs().max()))
     assert len(seen) == 1
     assert not pays(x[:, :64], weight[:, :64])
