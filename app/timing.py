@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from headlift.config import ReconstructConfig
 from headlift.values import Step
 
-PROBE_STEPS = 3
-"""Steps of each stage that a measurement takes; the first is not counted, it does what later ones need not."""
+PROBE_STEPS = 4
+"""Steps of each stage that a measurement takes; the first is not counted, it does what later ones need not. Of the
+others as many look at a side view as of all steps of `best`."""
 RECENT = 30
 """Steps from which the pace of a running stage is taken."""
 

@@ -19,7 +19,7 @@ from headlift.eg3d.spec import RenderSpec
 from headlift.eg3d.triplane import Axes, look_up
 
 CUT = 1e-4
-"""What optimisers cut at. On the embedded prior a step costs half as much, pictures differ by 3e-4 at most (of 2) and
+"""What optimisers cut at. On the embedded prior a step takes a fifth less, pictures differ by 3e-4 at most (of 2) and
 gradients by 2e-4 (`benchmarks/active.py`)."""
 
 

@@ -26,7 +26,7 @@ from headlift.app.files import (
 )
 from headlift.app.jobs import Job, JobQueue, QueueError, State
 from headlift.app.server import COOKIE, Gate, add_routes, allowed_hosts, bound_socket, cookie_in
-from headlift.app.timing import Pace, Paces, kind, pace_of, shortened, stages, time_left
+from headlift.app.timing import PROBE_STEPS, Pace, Paces, kind, pace_of, shortened, stages, time_left
 from headlift.app.views import DRAFTS, amounts_of
 from headlift.config import AppConfig, ReconstructConfig, VideoConfig, preset
 from headlift.editing.identity import identity_drift
@@ -244,8 +244,8 @@ def test_pace_by_hand() -> None:
     pace = pace_of(0.0, stamps, 27.0)
     assert pace == Pace(5.0, {"latent": 2.0, "tuning": 3.0}, 4.0)
     config = preset("fast")
-    assert stages(config) == {"latent": 20, "tuning": 150}
-    assert pace.total(config) == 5 + 20 * 2 + 150 * 3 + 4
+    assert stages(config) == {"latent": 20, "tuning": 130}
+    assert pace.total(config) == 5 + 20 * 2 + 130 * 3 + 4
 
 
 def test_time_left_follows_the_steps_so_far() -> None:
@@ -253,19 +253,20 @@ def test_time_left_follows_the_steps_so_far() -> None:
     done = [Step("latent", i, 20) for i in range(1, 11)]
     assert time_left([], [], 0.0, config, pace) == pace.total(config)
     assert time_left([], [], 0.0, config, None) is None
-    # As fast as measured: 10 latent steps, 150 tuning steps, the mesh.
+    # As fast as measured: 10 latent steps, 130 tuning steps, the mesh.
     stamps = [float(i) for i in range(1, 11)]
-    assert time_left(done, stamps, 10.0, config, pace) == pytest.approx(10 + 300 + 4)
+    assert time_left(done, stamps, 10.0, config, pace) == pytest.approx(10 + 260 + 4)
     # Twice as slow: everything takes twice as long.
     stamps = [2.0 * i for i in range(1, 11)]
-    assert time_left(done, stamps, 20.0, config, pace) == pytest.approx(2 * (10 + 300 + 4))
+    assert time_left(done, stamps, 20.0, config, pace) == pytest.approx(2 * (10 + 260 + 4))
     # Nothing measured beforehand: later steps are taken to be like these.
-    assert time_left(done, stamps, 20.0, config, None) == pytest.approx(2 * (10 + 150))
+    assert time_left(done, stamps, 20.0, config, None) == pytest.approx(2 * (10 + 130))
 
 
 def test_shortened_runs_measure_what_they_stand_for() -> None:
     short = shortened(preset("standard"))
-    assert set(stages(short).values()) == {3}
+    assert set(stages(short).values()) == {PROBE_STEPS}
+    assert (PROBE_STEPS - 1) % preset("standard").inversion.tuning.geometry_every == 0
     assert stages(preset("fast", "hfgi3d")) == {"latent": 60, "tuning": 75, "views": 75}
     assert stages(preset("fast", "w+")) == {"latent": 60}
     assert kind(preset("standard")) == kind(preset("thorough"))
