@@ -24,6 +24,7 @@ from headlift.invert.follow import follow
 from headlift.invert.invert import ignore, never
 from headlift.invert.latent import find_latent
 from headlift.invert.losses import resize
+from headlift.invert.metrics import psnr
 from headlift.invert.perceptual import load_distance
 from headlift.invert.preview import pixels
 from headlift.invert.sides import SideView, side_views
@@ -34,18 +35,13 @@ SHOWN = (30, 60)
 """Absolute yaws on the page, degrees."""
 
 
-def target_picture(view: SideView, side: int) -> tuple[Tensor, Tensor]:
+def target_picture(view: SideView) -> tuple[Tensor, Tensor]:
     """What the view is to show over mid-grey, and where that is the photo (1 or 0)."""
     assert view.carried is not None
     assert view.seen is not None
+    side = view.seen.shape[-1]
     head = ((resize(view.alpha, side) > 0.5) | (view.seen > 0)).to(view.seen.dtype)
     return torch.where(view.seen > 0, view.carried, resize(view.colour, side)) * head, view.seen
-
-
-def decibels(error: Tensor, where: Tensor) -> float:
-    """PSNR of squared errors (of values in [-1, 1]) over some pixels; not a number where there are none."""
-    total = float(where.sum())
-    return float(10 * torch.log10(4 * total / (error * where).sum().clamp_min(1e-12))) if total else float("nan")
 
 
 def main() -> None:
@@ -69,18 +65,18 @@ def main() -> None:
         strip = [pixels(asked.target.image)]
         shown = side_views(pivot.generator, pivot.ws, pivot.cameras[0], asked.target, cameras, asked.surface)
         for view, truth, side in zip(head.views[1:], truths, shown, strict=True):
-            target, seen = target_picture(side, truth.alpha.shape[-1])
-            error = (target - truth.over(0.0)).square().mean(1, keepdim=True)
-            solid = (truth.alpha > 0.5).to(error.dtype)
+            (target, seen), wanted = target_picture(side), truth.over(0.0)
+            solid = (truth.alpha > 0.5).to(seen.dtype)
             parts = (solid * seen, solid * (1 - seen), solid)
             reached = float((solid * seen).sum() / solid.sum())
             yaw = abs(round(view.yaw))
-            rows.setdefault(yaw, []).append((reached, *(decibels(error, part) for part in parts)))
+            rows.setdefault(yaw, []).append((reached, *(psnr(target, wanted, part) for part in parts)))
             if yaw in SHOWN:
-                strip += [pixels(truth.over(0.0)), pixels(target), pixels(target * seen - (1 - seen))]
+                strip += [pixels(wanted), pixels(target), pixels(target * seen - (1 - seen))]
         page.append(np.concatenate(strip, axis=1))
     print("yaw  reached   PSNR there  elsewhere  of both")
     for yaw in sorted(rows):
+        # Over no pixels at all PSNR is infinite: such heads do not count.
         share, there, elsewhere, both = np.ma.masked_invalid(rows[yaw]).mean(axis=0).filled(np.nan)
         print(f"{yaw:3d}  {share:7.2f}  {there:11.1f}  {elsewhere:9.1f}  {both:7.1f}")
     if arguments.out:

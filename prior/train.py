@@ -66,7 +66,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
     parser.add_argument("out", type=Path, help="folder of the run")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop after so long, with a checkpoint")
     if stage == "adversarial":
-        parser.add_argument("--start-from", type=Path, help="folder of a finished run of the supervised stage")
+        parser.add_argument("--start-from", type=Path, help="a finished run: of the supervised stage, or"
+                            " the parts that one of this stage left to carry away")  # fmt: skip
     parser.add_argument("--cache", type=Path, help="folder for decoded pictures (about 3 GB)")
     parser.add_argument("--depths", type=Path, help="file with the pictures' depth (supervised stage): geometry comes"
                         " sooner and sharper")  # fmt: skip

@@ -60,8 +60,10 @@ def test_the_embedded_prior_keeps_its_pictures_and_gradients() -> None:
     plain, wanted = gradients(generator, 0.0)
     active, found = gradients(generator, CUT)
     assert float((active[0] - plain[0]).abs().max()) < 1e-3
-    # Where a ray meets next to nothing, so little decides how far away that is.
-    torch.testing.assert_close(active[1] * plain[2], plain[1] * plain[2], atol=1e-4, rtol=0)
+    # Where a ray meets next to nothing, rounding decides how far away that is.
+    met = plain[2] > 1e-5
+    torch.testing.assert_close(active[1][met], plain[1][met], atol=1e-4, rtol=0)
+    torch.testing.assert_close(active[1], plain[1], atol=1e-3, rtol=0)
     torch.testing.assert_close(active[2], plain[2], atol=1e-5, rtol=0)
     torch.testing.assert_close(found["yaw"], wanted["yaw"], atol=1e-3, rtol=2e-2)
     # Measured: 2e-4 to 7e-4 with one camera (`benchmarks/active.py`).
