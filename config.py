@@ -147,6 +147,8 @@ class TuningConfig:
     """Side views that the guard goes round."""
     side_colour: float = 0.0
     """Weight of the guard's colours: the photo carried into the side views, and its tones where it does not reach."""
+    back_steps: int = 0
+    """Steps of a last tuning, of a plane for the back of the head alone; for priors that draw heads on white."""
 
 
 @dataclass(frozen=True)
@@ -550,15 +552,16 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, mse=1.0, raw=1.0, candidates=16, split=0.5)
         latent = replace(latent, relief=300.0, depth=300.0)
         tuning = replace(tuning, steps=250, lr=4.5e-4, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.3, stop=0.0)
-        tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, geometry_every=3)
+        tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, geometry_every=3, back_steps=60)
     if name == "fast":
         latent = replace(latent, steps=20 if method == "best" else 60, lr=0.03, w_noise=0.01, neural_resolution=32)
-        tuning = replace(tuning, steps=130 if method == "best" else 75)
+        tuning = replace(tuning, steps=130 if method == "best" else 75, back_steps=tuning.back_steps // 2)
         mesh, video = replace(base.mesh, resolution=192), replace(base.video, frames=60)
     elif name == "standard":
         mesh, video = base.mesh, base.video
     else:
-        latent, tuning = replace(latent, steps=2 * latent.steps), replace(tuning, steps=2 * tuning.steps)
+        latent = replace(latent, steps=2 * latent.steps)
+        tuning = replace(tuning, steps=2 * tuning.steps, back_steps=2 * tuning.back_steps)
         mesh, video = replace(base.mesh, resolution=384), base.video
     inversion = replace(base.inversion, latent=latent, tuning=tuning, camera=camera)
     if name == "fast":

@@ -1,9 +1,9 @@
 """Head files: one `.safetensors` that holds all that makes a head, save the generator it was tuned from.
 
 Inside: the latent code, the camera label, what tuning added to each tensor of the base generator (fp16, scaled by
-that tensor's largest change; a second volume beside it, where there is one, whole), the crop with its mask and how it
-was cut, and as JSON the base's name and sha256, the settings and the figures of the inversion. A render after loading
-has a PSNR of at least 60 dB against the one before saving.
+that tensor's largest change; a second volume beside it or a plane for the back, where there is one, whole), the crop
+with its mask and how it was cut, and as JSON the base's name and sha256, the settings and the figures of the inversion.
+A render after loading has a PSNR of at least 60 dB against the one before saving.
 
 The state of an interrupted run is kept in the same form.
 """
@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headlift.config import ReconstructConfig, from_table, to_table
+from headlift.eg3d.back import with_back
 from headlift.eg3d.composite import CompositeGenerator, OuterSpec, compose
 from headlift.eg3d.generator import Generator
 from headlift.errors import CheckpointError, ConfigError, HeadFileError, WeightsError
@@ -109,7 +110,7 @@ def write_head(path: Path | str, head: Head, base: Generator) -> None:
         "image": torch.from_numpy(np.ascontiguousarray(head.image)),
         "mask": torch.from_numpy(np.ascontiguousarray(head.mask)),
         "similarity": torch.from_numpy(np.asarray(head.similarity.matrix, dtype=np.float64)),
-        **pack_changes(with_outer_of(head.generator, base).state_dict(), head.generator.state_dict()),
+        **pack_changes(built_like(head.generator, base).state_dict(), head.generator.state_dict()),
     }
     about = {
         "base": {"name": head.base_name, "sha256": head.base_sha256},
@@ -120,12 +121,17 @@ def write_head(path: Path | str, head: Head, base: Generator) -> None:
     }
     if isinstance(head.generator, CompositeGenerator):
         about["outer"] = head.generator.outer.to_dict()
+    if head.generator.spec.back_plane:
+        about["back_plane"] = True
     _write(path, tensors, FORMAT, about)
 
 
-def with_outer_of(generator: Generator, base: Generator) -> Generator:
-    """The base with a second volume of nothing but zeros if the generator has one: what its tensors are changes of."""
-    return compose(base, generator.outer) if isinstance(generator, CompositeGenerator) else base
+def built_like(generator: Generator, base: Generator) -> Generator:
+    """The base with a second volume or a plane for the back, if the generator has one, of zeros: what its tensors are
+    changes of."""
+    if isinstance(generator, CompositeGenerator):
+        return compose(base, generator.outer)
+    return with_back(base) if generator.spec.back_plane else base
 
 
 def without_outer(head: Head) -> Head:
@@ -161,7 +167,10 @@ def load_head(
     except (CheckpointError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, ConfigError) as error:
         raise HeadFileError(f"{path} is damaged or was written by another headlift: {error}. Make it anew.") from None
     base = load_base(Path(path), weights or name, sha256, device, loader)
-    generator = copy.deepcopy(base) if outer is None else compose(base, outer)
+    if outer:
+        generator: Generator = compose(base, outer)
+    else:
+        generator = with_back(base) if about.get("back_plane") else copy.deepcopy(base)
     generator.load_state_dict(unpack_changes(Path(path), generator.state_dict(), tensors))
     if tuple(ws.shape) != (1, generator.num_ws, generator.spec.mapping.w_dim):
         raise HeadFileError(f"{path} holds a code of shape {tuple(ws.shape)}, which its base generator does not take.")

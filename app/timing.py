@@ -39,6 +39,8 @@ def stages(config: ReconstructConfig) -> dict[str, int]:
     found = {"latent": now.latent.steps}
     if now.method not in ("w", "w+"):
         found["tuning"] = now.tuning.steps
+    if now.tuning.back_steps:
+        found["back"] = now.tuning.back_steps
     if now.method == "hfgi3d":
         found["views"] = now.hfgi3d.steps
     return found
@@ -50,7 +52,11 @@ def shortened(config: ReconstructConfig) -> ReconstructConfig:
     inversion = replace(
         now,
         latent=replace(now.latent, steps=min(now.latent.steps, PROBE_STEPS)),
-        tuning=replace(now.tuning, steps=min(now.tuning.steps, PROBE_STEPS)),
+        tuning=replace(
+            now.tuning,
+            steps=min(now.tuning.steps, PROBE_STEPS),
+            back_steps=min(now.tuning.back_steps, PROBE_STEPS),
+        ),
         hfgi3d=replace(now.hfgi3d, steps=min(now.hfgi3d.steps, PROBE_STEPS)),
         preview_every=0,
     )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from headlift.editing.directions import Directions, move, row_mask, total
 from headlift.editing.styles import shift_styles, style_layers
+from headlift.eg3d.back import back_parameters, with_back
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.mapping import truncate
 from headlift.errors import ConfigError
@@ -142,8 +143,8 @@ def check_same_base(subject: Subject, other: Subject) -> None:
     """Raises ConfigError when two heads were not tuned from the same generator."""
     one, two = (getattr(head, "base_sha256", None) for head in (subject, other))
     first, second = subject.generator, other.generator
-    parts_differ = first is not second and first.state_dict().keys() != second.state_dict().keys()
-    if first.spec != second.spec or parts_differ or (one and two and one != two):
+    parts = [(replace(g.spec, back_plane=False), g.state_dict().keys() - back_parameters(g)) for g in (first, second)]
+    if (first is not second and parts[0] != parts[1]) or (one and two and one != two):
         raise ConfigError(
             "the two heads were tuned from different generators: nothing in one's latent space means the same in the "
             "other's. Reconstruct both photos with the same --weights and --method."
@@ -151,7 +152,12 @@ def check_same_base(subject: Subject, other: Subject) -> None:
 
 
 def _joined(first: Generator, second: Generator, share: Any) -> Generator:
-    """Tensors between those of two generators: `share(name)` of the way from the first one's to the second's."""
+    """Tensors between those of two generators: `share(name)` of the way from the first one's to the second's.
+
+    If one of them has a plane for the back, the result has.
+    """
+    if first.spec != second.spec:
+        first, second = with_back(first), with_back(second)
     joined = copy.deepcopy(first)
     there = second.state_dict()
     with torch.no_grad():

@@ -16,7 +16,7 @@ from headlift.eg3d.decoder import Decoder
 from headlift.eg3d.marching import composite, interval_weights, optical_depths, sample_weights
 from headlift.eg3d.rays import Jitter, importance_samples, stratified_samples
 from headlift.eg3d.spec import RenderSpec
-from headlift.eg3d.triplane import Axes, look_up
+from headlift.eg3d.triplane import Plane, look_up
 
 CUT = 1e-4
 """What optimisers cut at. On the embedded prior a step takes a fifth less, pictures differ by 3e-4 at most (of 2) and
@@ -25,7 +25,7 @@ gradients by 2e-4 (`benchmarks/active.py`)."""
 
 def march_active(
     planes: Float[Tensor, "1 k c p p"],
-    axes: Axes,
+    axes: tuple[Plane, ...],
     decoder: Decoder,
     spec: RenderSpec,
     origins: Float[Tensor, "n m 3"],

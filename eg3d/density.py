@@ -3,7 +3,9 @@
 Bilinear sampling and the decoder's first layer are both linear, so on a grid the three planes can be resampled once in
 two dimensions and taken through that layer there: at point (x, y, z) the hidden layer's input is then a sum of three
 terms, one for each plane, and a voxel costs one broadcast sum, one softplus and one dot product. In the official
-layout two planes see the same coordinates and two terms are left.
+layout two planes see the same coordinates and two terms are left. A plane for the back (`eg3d.back`) takes the first
+one's place in blocks that lie wholly behind; where front and back fade into each other, that term is made voxel by
+voxel.
 
 With exp taken of the terms beforehand the sum becomes a product, and softplus(a + b + c) = log(1 + e^a e^b e^c): a
 multiplication or two, an addition and a logarithm, done block by block in a buffer that stays in the cache.
@@ -28,7 +30,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from headlift.eg3d.generator import Generator
-from headlift.eg3d.triplane import PLANE_AXES, merge_planes
+from headlift.eg3d.triplane import back_share, merge_planes
 from headlift.errors import ConfigError
 
 Block = tuple[slice, slice, slice]
@@ -43,6 +45,8 @@ AHEAD = 64
 MARGIN = 3
 """Points around a block that must be on the same side of the level before the block is skipped: one keeps the
 vertices of marching cubes, three the density's gradient at them too."""
+BEFORE, BETWEEN, BEHIND = 0, 1, 2
+"""Where a block lies: in front, where front and back fade into each other, or at the back."""
 MAX_EXPONENT = 80.0
 """Larger exponents leave float32's range."""
 MAX_SHIFT = 30.0
@@ -51,7 +55,7 @@ MAX_SHIFT = 30.0
 
 def density_grid(
     generator: Generator,
-    planes: Float[Tensor, "1 3 c p p"],
+    planes: Float[Tensor, "1 k c p p"],
     resolution: int,
     level: float | None = None,
     block: tuple[int, int, int] = BLOCK,
@@ -79,7 +83,7 @@ def density_grid(
 
 
 def density_grid_reference(
-    generator: Generator, planes: Float[Tensor, "1 3 c p p"], resolution: int, chunk: int = 2**20
+    generator: Generator, planes: Float[Tensor, "1 k c p p"], resolution: int, chunk: int = 2**20
 ) -> Float[Tensor, "r r r"]:
     """The same grid the plain way: three look-ups at each point, the full decoder, chunks of points."""
     axis = grid_axis(resolution, generator.spec.render.box_warp, planes.device)
@@ -101,7 +105,7 @@ def grid_axis(resolution: int, box_warp: float, device: torch.device | None = No
 
 def density_blocks(
     generator: Generator,
-    planes: Float[Tensor, "1 3 c p p"],
+    planes: Float[Tensor, "1 k c p p"],
     resolution: int,
     block: tuple[int, int, int] = BLOCK,
     level: float | None = None,
@@ -130,9 +134,10 @@ def _evaluate(
 ) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m a b c"]]]:
     """The blocks that are not decided, some at a time: their numbers, z fastest, and their densities."""
     work = _Work(terms, block)
-    asked = [
-        part for part in decided.isnan().flatten().nonzero()[:, 0].split(max(1, BATCH // math.prod(block))) if len(part)
-    ]
+    open_blocks = decided.isnan().flatten().nonzero()[:, 0]
+    # Those of one kind together: front, back, and between.
+    open_blocks = open_blocks[work.kinds[open_blocks % decided.shape[2]].argsort(stable=True)]
+    asked = [part for part in open_blocks.split(max(1, BATCH // math.prod(block))) if len(part)]
     with _workers(0 if work.plain or terms.row.is_cuda else torch.get_num_threads()) as run:
         for first in range(0, len(asked), AHEAD):
             some = asked[first : first + AHEAD]
@@ -176,24 +181,36 @@ class _Terms:
     """The decoder's second layer, its row for the density."""
     bias: Float[Tensor, ""]
     """And that row's bias."""
+    back: Float[Tensor, "h a b"] | None
+    """What stands in the first one's place at the back, where there is a plane for it: both together."""
+    behind: Float[Tensor, " c"]
+    """How much that plane counts at each z of the grid; 0 where there is none."""
 
 
-def _terms(generator: Generator, planes: Float[Tensor, "1 3 c p p"], resolution: int) -> _Terms:
+def _terms(generator: Generator, planes: Float[Tensor, "1 k c p p"], resolution: int) -> _Terms:
     unit = grid_axis(resolution, 2.0, planes.device)
-    merged, axes = merge_planes(planes.float(), generator.spec.plane_layout)
+    merged, spans = merge_planes(planes.float(), generator.spec.plane_layout)
     w1, b1, w2, b2 = generator.decoder.layers()
     height, width = torch.meshgrid(unit, unit, indexing="ij")
     points = torch.stack([width, height], dim=-1)[None]
-    values, sorted_axes = [], []
-    for i, (across, down) in enumerate(axes):
+    values: list[Tensor] = []
+    axes: list[tuple[int, int]] = []
+    back: Tensor | None = None
+    for i, plane in enumerate(spans):
+        across, down = plane.axes
         sampled = F.grid_sample(merged[:, i], points, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
-        term = torch.einsum("hc,cab->hab", w1 / len(PLANE_AXES[generator.spec.plane_layout]), sampled)
+        term = torch.einsum("hc,cab->hab", w1 / 3, sampled)
         if i == 0:
             term = term + b1[:, None, None]
         # The look-up's rows run along its second axis; here the lower axis comes first.
-        values.append(term.contiguous() if down < across else term.mT.contiguous())
-        sorted_axes.append((min(across, down), max(across, down)))
-    return _Terms(tuple(values), tuple(sorted_axes), w2[0], b2[0])
+        term = term.contiguous() if down < across else term.mT.contiguous()
+        if plane.back:
+            back = values[0] + term
+        else:
+            values.append(term)
+            axes.append((min(across, down), max(across, down)))
+    behind = torch.zeros_like(unit) if back is None else back_share(unit)
+    return _Terms(tuple(values), tuple(axes), w2[0], b2[0], back, behind)
 
 
 class _Work:
@@ -204,22 +221,34 @@ class _Work:
         self.plain = torch.is_grad_enabled() and any(v.requires_grad for v in (*terms.values, terms.row))
         self.counts = _counts(terms, block)
         self.buffers = threading.local()
+        self.shares = _along_z(terms, block[2], 0)
+        self.kinds = _kinds(terms, block[2], 0)
+        values = terms.values if terms.back is None else (*terms.values, terms.back)
+        axes = (*terms.axes, (0, 1))[: len(values)]
         if self.plain:
-            self.factors = tuple(self._in_blocks(v, axes) for v, axes in zip(terms.values, terms.axes, strict=True))
+            self.factors = tuple(self._in_blocks(v, pair) for v, pair in zip(values, axes, strict=True))
+            self.between = (self.factors[0], self.factors[-1])
+            self.multiplied = 0
             return
         # Most channels are multiplied: softplus(a + b + c) = m + log(e^-m + e^(a + b + c - m)), with a shift m that
         # keeps the largest product finite, and each factor scaled to its share of it. Those come first; the terms of
         # the others are added.
         tops = torch.stack([term.amax(dim=(1, 2)) for term in terms.values])
+        if terms.back is not None:
+            tops[0] = torch.maximum(tops[0], terms.back.amax(dim=(1, 2)))
         shift = (tops.sum(dim=0) - MAX_EXPONENT).clamp_min(0)
         order = shift.argsort()
         self.multiplied = int((shift <= MAX_SHIFT).sum())
         self.row, tops, shift = terms.row[order][None], tops[:, order], shift[order]
-        self.factors = tuple(self._in_blocks(v[order], axes) for v, axes in zip(terms.values, terms.axes, strict=True))
+        self.factors = tuple(self._in_blocks(v[order], pair) for v, pair in zip(values, axes, strict=True))
         share = (tops.sum(dim=0) - shift) / len(tops)
-        for factor, top in zip(self.factors, tops, strict=True):
-            product = factor[: self.multiplied]
-            product.add_((share - top)[: self.multiplied, None, None, None]).exp_()
+        for factor, top in zip(self.factors, (*tops, tops[0]), strict=False):
+            factor[: self.multiplied].add_((share - top)[: self.multiplied, None, None, None])
+        # Front and back fade into each other before exp is taken.
+        if terms.back is not None:
+            self.between = (self.factors[0].clone(), self.factors[-1].clone())
+        for factor in self.factors:
+            factor[: self.multiplied].exp_()
         self.one = (-shift[: self.multiplied]).exp().view(-1, 1, 1, 1, 1)
         self.bias = terms.bias + self.row[0, : self.multiplied] @ shift[: self.multiplied]
 
@@ -253,10 +282,21 @@ class _Work:
         """What each plane gives to the blocks, [h, m, a, b, c] with one axis of length one where it is constant."""
         _, j, k = self.counts
         place = (index // (j * k), index // k % j, index % k)
-        return [
-            factor.index_select(1, place[a] * self.counts[b] + place[b]).unsqueeze(2 + ({0, 1, 2} - {a, b}).pop())
-            for factor, (a, b) in zip(self.factors, self.terms.axes, strict=True)
-        ]
+
+        def part(factor: Tensor, a: int, b: int) -> Tensor:
+            return factor.index_select(1, place[a] * self.counts[b] + place[b]).unsqueeze(
+                2 + ({0, 1, 2} - {a, b}).pop()
+            )
+
+        parts = [part(factor, a, b) for factor, (a, b) in zip(self.factors, self.terms.axes, strict=False)]
+        kinds = self.kinds[place[2]]
+        if bool((kinds == BEHIND).all()):
+            parts[0] = part(self.factors[-1], 0, 1)
+        elif bool((kinds != BEFORE).any()):
+            front, back = (part(factor, 0, 1) for factor in self.between)
+            parts[0] = front.lerp(back, self.shares[place[2]][:, None, None])
+            parts[0][: self.multiplied].exp_()
+        return parts
 
     def _buffer(self, name: str, blocks: int) -> Float[Tensor, "h m a b c"]:
         size = len(self.terms.row) * blocks * math.prod(self.block)
@@ -269,6 +309,18 @@ class _Work:
 def _counts(terms: _Terms, block: tuple[int, int, int]) -> tuple[int, ...]:
     """How many blocks lie along each axis."""
     return tuple(-(-terms.values[0].shape[1] // size) for size in block)
+
+
+def _along_z(terms: _Terms, size: int, margin: int) -> Float[Tensor, "k w"]:
+    """The back's shares over each block along z and `margin` points around it; what sticks out repeats the border."""
+    over = -len(terms.behind) % size
+    return F.pad(terms.behind[None], (margin, margin + over), mode="replicate")[0].unfold(0, size + 2 * margin, size)
+
+
+def _kinds(terms: _Terms, size: int, margin: int) -> Int[Tensor, " k"]:
+    """Of each block along z, with `margin` points around it: `BEFORE`, `BETWEEN` or `BEHIND`."""
+    shares = _along_z(terms, size, margin)
+    return BETWEEN + (shares.amin(dim=1) == 1).int() - (shares.amax(dim=1) == 0).int()
 
 
 def _combine(operation: Callable[..., Tensor], parts: list[Tensor], out: Tensor) -> None:
@@ -302,8 +354,25 @@ def density_bounds(
     windows = [
         _windows(term, (block[a], block[b]), margin) for term, (a, b) in zip(terms.values, terms.axes, strict=True)
     ]
-    low = _sum_of_terms([w.amin(dim=(-2, -1)) for w in windows], terms.axes)
-    high = _sum_of_terms([w.amax(dim=(-2, -1)) for w in windows], terms.axes)
+    behind = None if terms.back is None else _windows(terms.back, (block[0], block[1]), margin)
+    kinds = _kinds(terms, block[2], margin)
+
+    def of_both(extreme: Callable[[Tensor, Tensor], Tensor], front: Tensor, back: Tensor | None) -> Tensor:
+        """The front's, the back's, or the extreme of both, which bounds all that lies between them."""
+        if back is None:
+            return front
+        return torch.where(kinds == BEFORE, front, torch.where(kinds == BEHIND, back, extreme(front, back)))
+
+    def reached(extreme: Callable[..., Tensor], among: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Each hidden unit's least or greatest input over each block."""
+        found = [
+            extreme(w, dim=(-2, -1)).unsqueeze(1 + ({0, 1, 2} - set(pair)).pop())
+            for w, pair in zip(windows, terms.axes, strict=True)
+        ]
+        back = None if behind is None else extreme(behind, dim=(-2, -1)).unsqueeze(3)
+        return sum(found[1:], start=of_both(among, found[0], back))
+
+    low, high = reached(torch.amin, torch.minimum), reached(torch.amax, torch.maximum)
     width = (high - low).clamp_min(1e-6)
     chord = (F.softplus(high) - F.softplus(low)) / width
     chord_offset = F.softplus(low) - chord * low
@@ -316,8 +385,9 @@ def density_bounds(
         lifts = row * sign > 0
         slope = row * sign * torch.where(lifts, chord, tangent)
         linear = (row * sign * torch.where(lifts, chord_offset, tangent_offset)).sum(dim=0)
-        for window, axes in zip(windows, terms.axes, strict=True):
-            linear = linear + _greatest(slope, window, axes)
+        shares = [_greatest(slope, window, axes) for window, axes in zip(windows, terms.axes, strict=True)]
+        back = None if behind is None else _greatest(slope, behind, (0, 1))
+        linear = sum(shares[1:], start=linear + of_both(torch.maximum, shares[0], back))
         interval = (row * sign * F.softplus(torch.where(lifts, high, low))).sum(dim=0)
         bounds.append(torch.minimum(linear, interval) * sign + terms.bias)
     slack = 1e-4 * (1 + (row.abs() * (F.softplus(high) + width)).sum(dim=0))
@@ -329,11 +399,6 @@ def _windows(term: Float[Tensor, "h a b"], block: tuple[int, int], margin: int) 
     over = [(-side) % size for side, size in zip(term.shape[1:], block, strict=True)]
     padded = F.pad(term[None], (margin, margin + over[1], margin, margin + over[0]), mode="replicate")[0]
     return padded.unfold(1, block[0] + 2 * margin, block[0]).unfold(2, block[1] + 2 * margin, block[1])
-
-
-def _sum_of_terms(values: list[Tensor], axes: tuple[tuple[int, int], ...]) -> Float[Tensor, "h i j k"]:
-    spread = [v.unsqueeze(1 + ({0, 1, 2} - set(pair)).pop()) for v, pair in zip(values, axes, strict=True)]
-    return sum(spread[1:], start=spread[0])
 
 
 def _greatest(

@@ -19,7 +19,7 @@ from headlift.eg3d.rays import Jitter
 from headlift.eg3d.rounding import blend_middles
 from headlift.eg3d.spec import GeneratorSpec, NoiseMode
 from headlift.eg3d.superres import Superresolution
-from headlift.eg3d.triplane import Axes, look_up, merge_planes, sample_planes
+from headlift.eg3d.triplane import Plane, look_up, merge_planes, sample_planes
 from headlift.values import Camera, RenderOutput
 
 POINTS_PER_CHUNK = 2**16
@@ -44,11 +44,14 @@ class Generator(nn.Module):
     def __init__(self, spec: GeneratorSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.backbone = Backbone(spec.mapping, spec.backbone, 3 * spec.plane_channels, spec.published_faults)
+        channels = spec.plane_channels
+        self.backbone = Backbone(spec.mapping, spec.backbone, 3 * channels, spec.published_faults)
         self.superresolution = Superresolution(
             spec.superres, spec.decoder.features, spec.mapping.w_dim, spec.published_faults
         )
-        self.decoder = Decoder(spec.plane_channels, spec.decoder, spec.published_faults)
+        self.decoder = Decoder(channels, spec.decoder, spec.published_faults)
+        if spec.back_plane:
+            self.back_plane = nn.Parameter(torch.zeros(channels, spec.backbone.resolution, spec.backbone.resolution))
 
     @property
     def num_ws(self) -> int:
@@ -90,14 +93,20 @@ class Generator(nn.Module):
         noise_mode: NoiseMode = "const",
         generator: torch.Generator | None = None,
         fused: bool | None = None,
-    ) -> Float[Tensor, "n 3 c p p"]:
-        """The three feature planes of heads, in float32. `generator` draws the noise of mode "random"."""
+    ) -> Float[Tensor, "n k c p p"]:
+        """The feature planes of heads, in float32: three, and the one for the back, if there is one, whatever the code.
+
+        `generator` draws the noise of mode "random".
+        """
         image: Tensor = self.backbone.synthesis(ws, noise_mode, generator, fused)
-        return image.reshape(len(image), 3, self.spec.plane_channels, *image.shape[2:])
+        planes = image.reshape(len(image), 3, self.spec.plane_channels, *image.shape[2:])
+        if self.spec.back_plane:
+            planes = torch.cat([planes, self.back_plane.to(planes).expand(len(planes), 1, -1, -1, -1)], dim=1)
+        return planes
 
     def render(
         self,
-        planes: Float[Tensor, "b 3 c p p"],
+        planes: Float[Tensor, "b k c p p"],
         ws: Float[Tensor, "b2 k w"],
         camera: Camera,
         neural_resolution: int | None = None,
@@ -125,7 +134,7 @@ class Generator(nn.Module):
 
     def volume(
         self,
-        planes: Float[Tensor, "b 3 c p p"],
+        planes: Float[Tensor, "b k c p p"],
         camera: Camera,
         neural_resolution: int | None = None,
         jitter: Jitter | torch.Generator | None = None,
@@ -179,7 +188,7 @@ class Generator(nn.Module):
         )
 
     def query(
-        self, planes: Float[Tensor, "b 3 c p p"], xyz: Float[Tensor, "n m 3"], chunk: int = 2**20
+        self, planes: Float[Tensor, "b k c p p"], xyz: Float[Tensor, "n m 3"], chunk: int = 2**20
     ) -> tuple[Float[Tensor, "n m 1"], Float[Tensor, "n m f"]]:
         """Density (before any activation) and colour features in about [0, 1] at points in world units.
 
@@ -211,7 +220,7 @@ class Generator(nn.Module):
     def _march(
         self,
         planes: Float[Tensor, "b k c p p"],
-        axes: Axes | None,
+        axes: tuple[Plane, ...] | None,
         origins: Float[Tensor, "n m 3"],
         directions: Float[Tensor, "n m 3"],
         start: float | Float[Tensor, "n m"],
@@ -251,7 +260,7 @@ class Generator(nn.Module):
     def _decode(
         self,
         planes: Float[Tensor, "b k c p p"],
-        axes: Axes | None,
+        axes: tuple[Plane, ...] | None,
         origins: Float[Tensor, "n m 3"],
         directions: Float[Tensor, "n m 3"],
         depths: Float[Tensor, "n m s"],

@@ -207,6 +207,8 @@ class GeneratorSpec:
     """Channels of each of the three planes."""
     plane_layout: PlaneLayout = "official"
     """What the planes span: (xy, xz, zx) as released, or (xy, xz, zy), or (xy, xz, yz)."""
+    back_plane: bool = False
+    """A fourth plane, xy once more, is added to the others at the back (`eg3d.triplane`), whatever the code."""
     image_resolution: int = 512
     """Side of the picture, pixels."""
     neural_resolution: int = 128

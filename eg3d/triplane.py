@@ -9,6 +9,8 @@ spans y and z. Weights trained with it need it; the layouts `zy` and `yz` are th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -16,45 +18,82 @@ from torch import Tensor
 
 from headlift.eg3d.spec import PlaneLayout
 
-PLANE_AXES: dict[PlaneLayout, tuple[tuple[int, int], ...]] = {
-    "official": ((0, 1), (0, 2), (2, 0)),
-    "zy": ((0, 1), (0, 2), (2, 1)),
-    "yz": ((0, 1), (0, 2), (1, 2)),
-}
-"""For each plane the world axes along its width and its height."""
 
-Axes = tuple[tuple[int, int], ...]
+@dataclass(frozen=True)
+class Plane:
+    """What one of the planes spans."""
+
+    axes: tuple[int, int]
+    """The world axes along its width and its height."""
+    back: bool = False
+    """It counts at the back alone (`back_share`)."""
+
+
+XY, XZ = Plane((0, 1)), Plane((0, 2))
+XY_BACK = Plane((0, 1), back=True)
+
+PLANES: dict[PlaneLayout, tuple[Plane, Plane, Plane]] = {
+    "official": (XY, XZ, Plane((2, 0))),
+    "zy": (XY, XZ, Plane((2, 1))),
+    "yz": (XY, XZ, Plane((1, 2))),
+}
+"""The three planes of each layout, in order. `XY_BACK` may follow."""
+
+FADE = (-0.2, -0.36)
+"""Where, in z, the back begins and where it counts fully; in halves of the box. A photo of a face sees little of it."""
+
+
+def spans(planes: Float[Tensor, "n k c p p"], layout: PlaneLayout) -> tuple[Plane, ...]:
+    """What each of the planes spans."""
+    return PLANES[layout] if planes.shape[1] == 3 else (*PLANES[layout], XY_BACK)
 
 
 def sample_planes(
-    planes: Float[Tensor, "n 3 c p p"], xyz: Float[Tensor, "n m 3"], layout: PlaneLayout, box_warp: float
+    planes: Float[Tensor, "n k c p p"], xyz: Float[Tensor, "n m 3"], layout: PlaneLayout, box_warp: float
 ) -> Float[Tensor, "n m c"]:
-    """Mean of the three planes' features at points in world units: one look-up for each plane, the plain way."""
-    n, _, c = planes.shape[:3]
+    """A third of the sum of the planes' features at points in world units: a look-up for each plane, the plain way."""
+    n, k, c = planes.shape[:3]
     with torch.autocast(planes.device.type, enabled=False):
-        found = _sample(planes.float(), PLANE_AXES[layout], xyz.float() * (2 / box_warp))
-        return found.permute(0, 3, 2, 1).reshape(n, 3, -1, c).mean(dim=1)
+        found = _sample(planes.float(), spans(planes, layout), xyz.float() * (2 / box_warp))
+        found = found.permute(0, 3, 2, 1).reshape(n, k, -1, c)
+        return found.mean(dim=1) if k == 3 else found.sum(dim=1) / 3
 
 
-def merge_planes(planes: Float[Tensor, "n 3 c p p"], layout: PlaneLayout) -> tuple[Float[Tensor, "n k c p p"], Axes]:
-    """As few planes as give the same sum of features, with their axes.
+def merge_planes(
+    planes: Float[Tensor, "n k c p p"], layout: PlaneLayout
+) -> tuple[Float[Tensor, "n j c p p"], tuple[Plane, ...]]:
+    """As few planes as give the same sum of features, and what they span.
 
     In the official layout the second plane at (x, z) plus the third at (z, x) is one plane: the second plus the
-    transposed third. The other layouts have three distinct planes, which are returned as they are.
+    transposed third. The other layouts have distinct planes, which are returned as they are.
     """
-    axes = PLANE_AXES[layout]
+    each = spans(planes, layout)
     if layout != "official":
-        return planes, axes
-    return torch.stack([planes[:, 0], planes[:, 1] + planes[:, 2].mT], dim=1), axes[:2]
+        return planes, each
+    both = planes[:, 1:2] + planes[:, 2:3].mT
+    return torch.cat([planes[:, :1], both, planes[:, 3:]], dim=1), (*each[:2], *each[3:])
 
 
-def look_up(planes: Float[Tensor, "n k c p p"], axes: Axes, unit: Float[Tensor, "n m 3"]) -> Float[Tensor, "n c m"]:
+def look_up(
+    planes: Float[Tensor, "n k c p p"], each: tuple[Plane, ...], unit: Float[Tensor, "n m 3"]
+) -> Float[Tensor, "n c m"]:
     """Sum over the planes of their features at points given in [-1, 1]^3 (bilinear, zero outside; float32)."""
     n, k, c = planes.shape[:3]
     with torch.autocast(planes.device.type, enabled=False):
-        return _sample(planes.float(), axes, unit.float()).reshape(n, k, c, -1).sum(dim=1)
+        return _sample(planes.float(), each, unit.float()).reshape(n, k, c, -1).sum(dim=1)
 
 
-def _sample(planes: Float[Tensor, "n k c p p"], axes: Axes, unit: Float[Tensor, "n m 3"]) -> Float[Tensor, "n*k c 1 m"]:
-    uv = torch.stack([unit[..., list(pair)] for pair in axes], dim=1).flatten(0, 1)[:, None]
-    return F.grid_sample(planes.flatten(0, 1), uv, mode="bilinear", padding_mode="zeros", align_corners=False)
+def back_share(z: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """How much the plane for the back counts at a z in [-1, 1]."""
+    return ((FADE[0] - z) / (FADE[0] - FADE[1])).clamp(0, 1)
+
+
+def _sample(
+    planes: Float[Tensor, "n k c p p"], each: tuple[Plane, ...], unit: Float[Tensor, "n m 3"]
+) -> Float[Tensor, "n*k c 1 m"]:
+    uv = torch.stack([unit[..., list(plane.axes)] for plane in each], dim=1).flatten(0, 1)[:, None]
+    found = F.grid_sample(planes.flatten(0, 1), uv, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if each[-1].back:
+        shares = [back_share(unit[..., 2]) if plane.back else torch.ones_like(unit[..., 2]) for plane in each]
+        found = found * torch.stack(shares, dim=1).flatten(0, 1)[:, None, None]
+    return found

@@ -263,8 +263,9 @@ def at_most(inversion: InversionConfig, steps: int) -> InversionConfig:
     """The same settings with no more than so many steps in any stage."""
     capped: dict[str, Any] = {}
     for name, part in inversion.__dict__.items():
-        if hasattr(part, "steps"):
-            capped[name] = replace(part, steps=min(steps, part.steps))
+        counts = {key: min(steps, getattr(part, key)) for key in ("steps", "back_steps") if hasattr(part, key)}
+        if counts:
+            capped[name] = replace(part, **counts)
     return replace(inversion, **capped)
 
 

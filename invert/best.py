@@ -12,6 +12,7 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
+from headlift.invert.back import tune_back, tuned_before
 from headlift.invert.conclude import conclude
 from headlift.invert.latent import Pivot, find_latent
 from headlift.invert.losses import depth_error, resize
@@ -28,12 +29,16 @@ GUARD = {"side_depth": 100.0, "side_alpha": 1.0}
 
 
 def best(task: Task) -> Generator[Step, None, Inversion]:
-    """Code and camera together, then pivotal tuning under the guard; yields every step, returns the head."""
+    """Code and camera together, pivotal tuning under the guard, then the plane for the back; yields every step, returns
+    the head."""
     device = next(task.generator.parameters()).device
     pivot = yield from find_latent(task, load_distance(task.config.perceptual, "latent", device))
-    rng = tuning_rng(task)
     distance = load_distance(task.config.perceptual, "tuning", device)
-    tuned = yield from tune(task, pivot, distance, rng, guard(task, pivot, rng))
+    tuned = tuned_before(task, pivot)
+    if tuned is None:
+        rng = tuning_rng(task)
+        tuned = yield from tune(task, pivot, distance, rng, guard(task, pivot, rng))
+    tuned = yield from tune_back(task, pivot, tuned, distance)
     return conclude(task, pivot, tuned)
 
 

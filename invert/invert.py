@@ -87,16 +87,18 @@ def check(config: InversionConfig, photos: int) -> None:
         )
     if not photos:
         raise ConfigError("there is no photo to invert")
-    if config.method != "best" and (config.tuning.geometry or config.tuning.side_colour):
+    guarded = {name: getattr(config.tuning, name) for name in ("geometry", "side_colour", "back_steps")}
+    if config.method != "best" and any(guarded.values()):
+        told = ", ".join(f"tuning.{name} is {value:g}" for name, value in guarded.items() if value)
         raise ConfigError(
-            f"tuning.geometry is {config.tuning.geometry:g} and tuning.side_colour {config.tuning.side_colour:g}, but "
-            f"the method {config.method!r} has no guard: start from headlift.config.published({config.method!r}), or "
-            "take the method 'best'"
+            f"{told}, but the method {config.method!r} has no guard of other views: start from "
+            f"headlift.config.published({config.method!r}), or take the method 'best'"
         )
     for name, value in (
         ("latent.steps", config.latent.steps),
         ("tuning.steps", config.tuning.steps),
         ("tuning.side_views", config.tuning.side_views),
+        ("tuning.back_steps", config.tuning.back_steps),
         ("hfgi3d.steps", config.hfgi3d.steps),
         ("in_n_out.steps", config.in_n_out.steps),
     ):

@@ -20,17 +20,19 @@ from torch.nn import functional as F
 
 from headlift.eg3d.active import CUT
 from headlift.eg3d.camera import orbit
-from headlift.eg3d.generator import Generator
+from headlift.eg3d.generator import Generator, VolumeOutput
 from headlift.invert.losses import depth_error, resize, resize_weighted, squared_error
 from headlift.invert.result import Target
 from headlift.invert.surface import CONTOUR, Surface
 from headlift.invert.warp import forward_splat, steps, surface_points
-from headlift.values import Camera
+from headlift.values import Camera, RenderOutput
 
 YAW = 0.7
 """Half the range of the side views' yaw, radians (SPI)."""
 PITCH = 0.4
 """Half the range of their pitch, radians (SPI)."""
+BACK_VIEWS = ((180, 0), (130, 12), (-130, -12), (155, -12), (-155, 12), (105, 0), (-105, 0), (180, 24))
+"""Yaw and pitch of the views that go round the back, degrees."""
 COLOUR_SCALE = 0.25
 """Colours this far apart, in units of [-1, 1], are unlike."""
 PLACE_SCALE = 0.2
@@ -121,6 +123,15 @@ def guard_cameras(count: int, camera: Camera, whole: bool, rng: torch.Generator)
             yaw = YAW * (0.25 + 0.75 * abs(u))
         out.append(orbit(yaw if index % 2 else -yaw, PITCH * v, focal=focal).to(camera.cam2world.device))
     return tuple(out)
+
+
+def back_cameras(camera: Camera) -> tuple[Camera, ...]:
+    """Cameras with the lens of `camera` round the back of the head."""
+    focal = camera.intrinsics[:1, 0, 0].cpu()
+    return tuple(
+        orbit(math.radians(yaw), math.radians(pitch), focal=focal).to(camera.cam2world.device)
+        for yaw, pitch in BACK_VIEWS
+    )
 
 
 @dataclass(frozen=True)
@@ -228,26 +239,30 @@ def erode(mask: Float[Tensor, "n 1 h w"], pixels: int) -> Float[Tensor, "n 1 h w
 
 def guard_losses(
     generator: Generator,
-    planes: Float[Tensor, "1 3 c p p"],
+    planes: Float[Tensor, "1 k c p p"],
     ws: Float[Tensor, "1 l w"],
     view: SideView,
     colour: bool,
+    side: int | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
-    """How far a side view has gone from what it must keep: depth where it was solid, opacity everywhere, colours."""
-    if not colour:
-        volume = generator.volume(planes, view.camera, cut=CUT)
-        return {
-            "side_depth": depth_error(volume.depth, view.depth, view.alpha),
-            "side_alpha": squared_error(volume.alpha, view.alpha),
-        }
-    output = generator.render(planes, ws, view.camera, cut=CUT)
-    colours = squared_error(output.raw, view.colour, view.trust)
-    if view.carried is not None:
-        colours = colours + squared_error(output.image, view.carried, view.seen)
-    small = resize(output.image, view.colour.shape[-1])
-    colours = colours + squared_error(small, view.colour, view.trust)
-    return {
-        "side_depth": depth_error(output.depth, view.depth, view.alpha),
-        "side_alpha": squared_error(output.alpha, view.alpha),
-        "side_colour": colours,
+    """How far a side view has gone from what it must keep: depth where it was solid, opacity everywhere, colours.
+
+    With a `side` the volume is rendered with so many pixels along each side, not with as many as the view has.
+    """
+    side = side or view.colour.shape[-1]
+    alpha = resize(view.alpha, side)
+    output: VolumeOutput | RenderOutput
+    losses = {}
+    if colour:
+        output = generator.render(planes, ws, view.camera, side, cut=CUT)
+        wanted, trust = resize(view.colour, side), resize(view.trust, side)
+        colours = squared_error(output.raw, wanted, trust)
+        if view.carried is not None:
+            colours = colours + squared_error(output.image, view.carried, view.seen)
+        losses["side_colour"] = colours + squared_error(resize(output.image, side), wanted, trust)
+    else:
+        output = generator.volume(planes, view.camera, side, cut=CUT)
+    return losses | {
+        "side_depth": depth_error(output.depth, resize(view.depth, side), alpha),
+        "side_alpha": squared_error(output.alpha, alpha),
     }

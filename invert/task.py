@@ -63,12 +63,12 @@ class Moment:
     """What an optimisation has rendered in a step, for the terms that a method adds to it."""
 
     generator: Eg3d
-    planes: Float[Tensor, "1 3 c p p"]
+    planes: Float[Tensor, "1 k c p p"]
     ws: Float[Tensor, "1 l w"]
     cameras: tuple[Camera, ...]
     """One for each photo, as refined so far."""
     outputs: tuple[RenderOutput, ...]
-    """What each of them sees."""
+    """What each of them sees; none in a stage that does not look at the photos."""
     done: int
     """Steps done before this one."""
 

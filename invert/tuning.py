@@ -26,7 +26,7 @@ from headlift.invert.result import InversionState
 from headlift.invert.state import adam_tensors, restore_adam
 from headlift.invert.task import Moment, Task, Terms, mean_terms, no_terms
 from headlift.invert.terms import descend, volume_terms
-from headlift.values import Step
+from headlift.values import RenderOutput, Step
 
 STAGE = "tuning"
 LOCALITY_SHARE = 0.1
@@ -85,6 +85,7 @@ def tune(
     history: Sequence[Step] | None = None,
     carried: Mapping[str, Tensor] | None = None,
     chosen: Callable[[Eg3d], dict[str, torch.nn.Parameter]] = tunable,
+    look: bool = True,
 ) -> Generator[Step, None, Tuned]:
     """Tune a copy of the pivot's generator to show every photo at the pivot's code and cameras; yields each step.
 
@@ -96,6 +97,7 @@ def tune(
         history: the steps before this stage, if not the pivot's.
         carried: tensors that later steps of the method need, kept in the states.
         chosen: the parameters that move.
+        look: the photos are rendered and compared; without, `terms` are all that is minimised.
     """
     if pivot.stopped:
         return untuned(pivot, pivot.stopped, stopped=True)
@@ -131,20 +133,24 @@ def tune(
             reason, stopped = f"stopped on request after {done} tuning steps", True
             break
         planes = generator.planes(ws)
-        outputs = tuple(generator.render(planes, ws, camera, cut=CUT) for camera in pivot.cameras)
-        nears = [distance(wanted, output.image).sum() for wanted, output in zip(prepared, outputs, strict=True)]
-        near = sum(float(value.detach()) for value in nears) / len(nears)
-        if near <= stop:
-            reason = f"the perceptual distance fell to {near:.3f} (limit {stop:g}) after {done} steps"
-            break
-        each = []
-        for view, camera, output, apart in zip(task.views, pivot.cameras, outputs, nears, strict=True):
-            seen = {
-                "mse": options.mse * squared_error(output.image, view.target.image),
-                "perceptual": options.perceptual * apart,
-            }
-            each.append(seen | volume_terms(output, camera, view, options))
-        losses = mean_terms(each) | terms(Moment(generator, planes, ws, pivot.cameras, outputs, done))
+        outputs: tuple[RenderOutput, ...] = ()
+        losses: dict[str, Tensor] = {}
+        if look:
+            outputs = tuple(generator.render(planes, ws, camera, cut=CUT) for camera in pivot.cameras)
+            nears = [distance(wanted, output.image).sum() for wanted, output in zip(prepared, outputs, strict=True)]
+            near = sum(float(value.detach()) for value in nears) / len(nears)
+            if near <= stop:
+                reason = f"the perceptual distance fell to {near:.3f} (limit {stop:g}) after {done} steps"
+                break
+            each = []
+            for view, camera, output, apart in zip(task.views, pivot.cameras, outputs, nears, strict=True):
+                seen = {
+                    "mse": options.mse * squared_error(output.image, view.target.image),
+                    "perceptual": options.perceptual * apart,
+                }
+                each.append(seen | volume_terms(output, camera, view, options))
+            losses = mean_terms(each)
+        losses |= terms(Moment(generator, planes, ws, pivot.cameras, outputs, done))
         if locality:
             losses["locality"] = options.locality * locality(generator, rng)
         optimiser.param_groups[0]["lr"] = rate * learning_rate_ramp(done / options.steps, 0.0, options.rampdown)
@@ -154,7 +160,7 @@ def tune(
         steps.append(step)
         if config.keep_every and done % config.keep_every == 0:
             task.on_state(state())
-        yield preview(step, outputs[0].image, config.preview_every)
+        yield preview(step, outputs[0].image, config.preview_every) if outputs else step
     task.on_state(state())
     return Tuned(generator.eval().requires_grad_(False), tuple(steps), reason, stopped)
 

@@ -1,0 +1,115 @@
+"""The last tuning of `best`: a plane of its own for the back of the head, and nothing else (`eg3d/back.py`).
+
+Tuning draws the photo on planes that face and back share, and a face comes through where hair should be. Weighing the
+views of the back more hides it at the photo's cost. So when the photo is shown, the back gets its own plane. It begins
+with what takes back all that tuning did to the plane of x and y, and learns what the guard wants to see from behind:
+the untuned head's shape, in the photo's tones. Where the photo itself shows something so far behind, it stays zero.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Generator
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from headlift.eg3d.back import back_parameters, with_back
+from headlift.eg3d.generator import Generator as Eg3d
+from headlift.eg3d.triplane import FADE
+from headlift.invert.latent import Pivot
+from headlift.invert.perceptual import Distance
+from headlift.invert.sides import back_cameras, guard_losses, side_views
+from headlift.invert.task import Moment, Task, Terms
+from headlift.invert.tuning import Tuned, tunable, tune
+from headlift.invert.warp import surface_points
+from headlift.values import Camera, Step
+
+STAGE = "back"
+TUNED = "tuned."
+"""Before the names of the tuned generator's tensors in states."""
+RATE = 0.1
+"""Adam's learning rate."""
+RAMPDOWN = 0.4
+"""Share of the steps over which it falls."""
+SIDE = 32
+"""Side of what the volume shows of the back, pixels: what is wanted there is smooth."""
+WEIGHTS = {"side_depth": 100.0, "side_alpha": 1.0, "side_colour": 1.0}
+SEEN = 0.1
+"""The photo sees what has at least this opacity."""
+CLEARANCE, SPREAD = 0.03, 3
+"""Surface that the photo sees is held for so much deeper (world units) and wider (texels): it is a little soft."""
+
+
+def tune_back(task: Task, pivot: Pivot, tuned: Tuned, distance: Distance) -> Generator[Step, None, Tuned]:
+    """Tune a plane for the back of a tuned generator; yields each step, returns the generator that has it."""
+    steps = task.config.tuning.back_steps
+    if not steps or not task.config.tuning.steps or tuned.stopped or not task.views[0].target.white:
+        return tuned
+    generator = with_back(tuned.generator)
+    free = free_texels(generator, pivot.ws, pivot.cameras[0])
+    with torch.no_grad():
+        undone = pivot.generator.planes(pivot.ws)[0, 0] - generator.planes(pivot.ws)[0, 0]
+        back_parameters(generator)["back_plane"].copy_(undone * free)
+
+    def chosen(generator: Eg3d) -> dict[str, nn.Parameter]:
+        parameters = back_parameters(generator)
+        for parameter in parameters.values():
+            parameter.requires_grad_().register_hook(lambda gradient: gradient * free)
+        return parameters
+
+    backed = yield from tune(
+        task,
+        replace(pivot, generator=generator),
+        distance,
+        torch.Generator(),
+        back_terms(task, pivot),
+        replace(task.config.tuning, steps=steps, lr=RATE, lr_gain=1.0, rampdown=RAMPDOWN),
+        STAGE,
+        tuned.history,
+        {TUNED + name: p.detach().clone() for name, p in tunable(tuned.generator).items()},
+        chosen,
+        look=False,
+    )
+    return backed if backed.stopped else replace(backed, reason=f"{tuned.reason}, and {steps} for the back of the head")
+
+
+def tuned_before(task: Task, pivot: Pivot) -> Tuned | None:
+    """What a task that is resumed in this stage had tuned before it."""
+    again = task.resumed(STAGE)
+    if again is None:
+        return None
+    generator = copy.deepcopy(pivot.generator)
+    with torch.no_grad():
+        for name, parameter in tunable(generator).items():
+            parameter.copy_(again.tensors[TUNED + name])
+    return Tuned(generator, again.history, f"all {task.config.tuning.steps} tuning steps were done")
+
+
+@torch.no_grad()
+def free_texels(generator: Eg3d, ws: Float[Tensor, "1 l w"], camera: Camera) -> Float[Tensor, "p p"]:
+    """Where the plane for the back may change: 0 on texels at which the camera sees the back of the box, else 1."""
+    planes = generator.planes(ws)
+    side, half = planes.shape[-1], generator.spec.render.box_warp / 2
+    volume = generator.volume(planes, camera)
+    points = surface_points(volume.depth, camera)[0]
+    far = (points[:, 2] < FADE[0] * half + CLEARANCE) & (volume.alpha.flatten() > SEEN)
+    column, row = (((points[far, :2] / half + 1) / 2 * side).long().clamp(0, side - 1)).unbind(1)
+    seen = planes.new_zeros(1, 1, side, side)
+    seen[0, 0, row, column] = 1
+    return 1 - F.max_pool2d(seen, 2 * SPREAD + 1, stride=1, padding=SPREAD)[0, 0]
+
+
+def back_terms(task: Task, pivot: Pivot) -> Terms:
+    """One view of the back after the other: what the guard wants to see there."""
+    camera, view = pivot.cameras[0], task.views[0]
+    views = side_views(pivot.generator, pivot.ws, camera, view.target, back_cameras(camera), view.surface)
+
+    def terms(moment: Moment) -> dict[str, Tensor]:
+        found = guard_losses(moment.generator, moment.planes, moment.ws, views[moment.done % len(views)], True, SIDE)
+        return {name: WEIGHTS[name] * value for name, value in found.items()}
+
+    return terms
