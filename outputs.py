@@ -108,7 +108,7 @@ def write_results(
 def write_turntable(
     path: Path,
     generator: Generator,
-    planes: Float[Tensor, "1 k c p p"],
+    planes: Float[Tensor, "1 j c p p"],
     ws: Float[Tensor, "1 n w"],
     cameras: Camera,
     video: VideoConfig,
@@ -193,7 +193,7 @@ def export_head(
     return written
 
 
-def head_mesh(head: Head, planes: Float[Tensor, "1 k c p p"], config: MeshConfig) -> Mesh:
+def head_mesh(head: Head, planes: Float[Tensor, "1 j c p p"], config: MeshConfig) -> Mesh:
     """The mesh of a head whose tri-planes are known; the photo is on its texture unless the head was edited since.
 
     Raises:

@@ -43,7 +43,7 @@ class Reconstruction:
     photo: UInt8[np.ndarray, "h w 3"]
     crop: Crop
     inversion: Inversion
-    planes: Float[Tensor, "1 k c p p"]
+    planes: Float[Tensor, "1 j c p p"]
     """The tuned head's tri-planes, from which every view is rendered."""
     mesh: Mesh
     check: HeadCheck

@@ -47,7 +47,7 @@ class HeadView:
     def __init__(self, head: Head, directions: Directions | None) -> None:
         self.head = head
         self.directions = directions
-        self._edits: OrderedDict[Amounts, tuple[Head, Float[Tensor, "1 k c p p"]]] = OrderedDict()
+        self._edits: OrderedDict[Amounts, tuple[Head, Float[Tensor, "1 j c p p"]]] = OrderedDict()
         self._draft = len(DRAFTS) - 1
         self._lock = threading.Lock()
         self._ruler: Ruler | None = None
@@ -84,7 +84,7 @@ class HeadView:
                 self._ruler = ruler_of(self.head)
             return self._ruler.drift(self._ruler.seen(after))[0]
 
-    def _planes(self, amounts: Amounts) -> tuple[Head, Float[Tensor, "1 k c p p"]]:
+    def _planes(self, amounts: Amounts) -> tuple[Head, Float[Tensor, "1 j c p p"]]:
         if amounts not in self._edits:
             head = self.edited(amounts)
             self._edits[amounts] = head, head.generator.planes(head.ws)

@@ -125,7 +125,7 @@ def soften(mask: Float[Tensor, "1 1 s s"], sigma: float = SOFT) -> Float[Tensor,
 
 @torch.no_grad()
 def hair_region(
-    generator: Generator, planes: Float[Tensor, "1 k c p p"], camera: Camera, points: Float[np.ndarray, "478 2"]
+    generator: Generator, planes: Float[Tensor, "1 j c p p"], camera: Camera, points: Float[np.ndarray, "478 2"]
 ) -> Region:
     """Hair by its colour: a Gaussian each for hair, skin and clothes, fitted to places where they are sure to be.
 

@@ -24,7 +24,7 @@ gradients by 2e-4 (`benchmarks/active.py`)."""
 
 
 def march_active(
-    planes: Float[Tensor, "1 k c p p"],
+    planes: Float[Tensor, "1 j c p p"],
     axes: tuple[Plane, ...],
     decoder: Decoder,
     spec: RenderSpec,

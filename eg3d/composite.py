@@ -131,7 +131,7 @@ class CompositeGenerator(Generator):
         noise_mode: NoiseMode = "const",
         generator: torch.Generator | None = None,
         fused: bool | None = None,
-    ) -> Float[Tensor, "n k c p p"]:
+    ) -> Float[Tensor, "n j c p p"]:
         """Those of the generator, with the second volume's behind them, whatever the code."""
         image: Tensor = self.backbone.synthesis(ws, noise_mode, generator, fused)
         own = image.reshape(len(image), 3, self.spec.plane_channels, *image.shape[2:])

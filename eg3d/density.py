@@ -55,7 +55,7 @@ MAX_SHIFT = 30.0
 
 def density_grid(
     generator: Generator,
-    planes: Float[Tensor, "1 k c p p"],
+    planes: Float[Tensor, "1 j c p p"],
     resolution: int,
     level: float | None = None,
     block: tuple[int, int, int] = BLOCK,
@@ -83,7 +83,7 @@ def density_grid(
 
 
 def density_grid_reference(
-    generator: Generator, planes: Float[Tensor, "1 k c p p"], resolution: int, chunk: int = 2**20
+    generator: Generator, planes: Float[Tensor, "1 j c p p"], resolution: int, chunk: int = 2**20
 ) -> Float[Tensor, "r r r"]:
     """The same grid the plain way: three look-ups at each point, the full decoder, chunks of points."""
     axis = grid_axis(resolution, generator.spec.render.box_warp, planes.device)
@@ -105,7 +105,7 @@ def grid_axis(resolution: int, box_warp: float, device: torch.device | None = No
 
 def density_blocks(
     generator: Generator,
-    planes: Float[Tensor, "1 k c p p"],
+    planes: Float[Tensor, "1 j c p p"],
     resolution: int,
     block: tuple[int, int, int] = BLOCK,
     level: float | None = None,
@@ -187,7 +187,7 @@ class _Terms:
     """How much that plane counts at each z of the grid; 0 where there is none."""
 
 
-def _terms(generator: Generator, planes: Float[Tensor, "1 k c p p"], resolution: int) -> _Terms:
+def _terms(generator: Generator, planes: Float[Tensor, "1 j c p p"], resolution: int) -> _Terms:
     unit = grid_axis(resolution, 2.0, planes.device)
     merged, spans = merge_planes(planes.float(), generator.spec.plane_layout)
     w1, b1, w2, b2 = generator.decoder.layers()

@@ -93,7 +93,7 @@ class Generator(nn.Module):
         noise_mode: NoiseMode = "const",
         generator: torch.Generator | None = None,
         fused: bool | None = None,
-    ) -> Float[Tensor, "n k c p p"]:
+    ) -> Float[Tensor, "n j c p p"]:
         """The feature planes of heads, in float32: three, and the one for the back, if there is one, whatever the code.
 
         `generator` draws the noise of mode "random".
@@ -106,7 +106,7 @@ class Generator(nn.Module):
 
     def render(
         self,
-        planes: Float[Tensor, "b k c p p"],
+        planes: Float[Tensor, "b j c p p"],
         ws: Float[Tensor, "b2 k w"],
         camera: Camera,
         neural_resolution: int | None = None,
@@ -134,7 +134,7 @@ class Generator(nn.Module):
 
     def volume(
         self,
-        planes: Float[Tensor, "b k c p p"],
+        planes: Float[Tensor, "b j c p p"],
         camera: Camera,
         neural_resolution: int | None = None,
         jitter: Jitter | torch.Generator | None = None,
@@ -188,7 +188,7 @@ class Generator(nn.Module):
         )
 
     def query(
-        self, planes: Float[Tensor, "b k c p p"], xyz: Float[Tensor, "n m 3"], chunk: int = 2**20
+        self, planes: Float[Tensor, "b j c p p"], xyz: Float[Tensor, "n m 3"], chunk: int = 2**20
     ) -> tuple[Float[Tensor, "n m 1"], Float[Tensor, "n m f"]]:
         """Density (before any activation) and colour features in about [0, 1] at points in world units.
 
@@ -219,7 +219,7 @@ class Generator(nn.Module):
 
     def _march(
         self,
-        planes: Float[Tensor, "b k c p p"],
+        planes: Float[Tensor, "b j c p p"],
         axes: tuple[Plane, ...] | None,
         origins: Float[Tensor, "n m 3"],
         directions: Float[Tensor, "n m 3"],
@@ -259,7 +259,7 @@ class Generator(nn.Module):
 
     def _decode(
         self,
-        planes: Float[Tensor, "b k c p p"],
+        planes: Float[Tensor, "b j c p p"],
         axes: tuple[Plane, ...] | None,
         origins: Float[Tensor, "n m 3"],
         directions: Float[Tensor, "n m 3"],

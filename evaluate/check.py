@@ -77,7 +77,7 @@ class HeadCheck:
 
 @torch.no_grad()
 def check_head(
-    inversion: Inversion, planes: Float[Tensor, "1 k c p p"], frame: Literal["ffhq", "embedded"] = "embedded"
+    inversion: Inversion, planes: Float[Tensor, "1 j c p p"], frame: Literal["ffhq", "embedded"] = "embedded"
 ) -> HeadCheck:
     """Render a head from both sides and look for its face there; with the match of its input view.
 

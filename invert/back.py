@@ -31,7 +31,7 @@ from headlift.values import Camera, Step
 STAGE = "back"
 TUNED = "tuned."
 """Before the names of the tuned generator's tensors in states."""
-RATE = 0.1
+RATE = 0.3
 """Adam's learning rate."""
 RAMPDOWN = 0.4
 """Share of the steps over which it falls."""

@@ -239,7 +239,7 @@ def erode(mask: Float[Tensor, "n 1 h w"], pixels: int) -> Float[Tensor, "n 1 h w
 
 def guard_losses(
     generator: Generator,
-    planes: Float[Tensor, "1 k c p p"],
+    planes: Float[Tensor, "1 j c p p"],
     ws: Float[Tensor, "1 l w"],
     view: SideView,
     colour: bool,

@@ -79,7 +79,7 @@ def surface_error(depth: Float[Tensor, "1 1 r r"], surface: Surface) -> Float[Te
 
 def carving_error(
     generator: Generator,
-    planes: Float[Tensor, "1 k c p p"],
+    planes: Float[Tensor, "1 j c p p"],
     camera: Camera,
     surface: Surface,
     rng: torch.Generator,

@@ -47,7 +47,7 @@ def mirrored(target: Target) -> Target:
 
 def mirror_loss(
     generator: Generator,
-    planes: Float[Tensor, "1 k c p p"],
+    planes: Float[Tensor, "1 j c p p"],
     ws: Float[Tensor, "1 l w"],
     camera: Camera,
     mirrored_photo: Prepared,

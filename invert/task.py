@@ -63,7 +63,7 @@ class Moment:
     """What an optimisation has rendered in a step, for the terms that a method adds to it."""
 
     generator: Eg3d
-    planes: Float[Tensor, "1 k c p p"]
+    planes: Float[Tensor, "1 j c p p"]
     ws: Float[Tensor, "1 l w"]
     cameras: tuple[Camera, ...]
     """One for each photo, as refined so far."""

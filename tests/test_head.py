@@ -12,6 +12,7 @@ import torch
 from small_networks import solid_generator
 
 from headlift.config import ReconstructConfig, preset
+from headlift.eg3d.back import with_back
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.spec import DecoderSpec
@@ -77,6 +78,17 @@ def test_a_head_comes_back_and_looks_the_same(saved) -> None:
     np.testing.assert_array_equal(head.mask, crop.mask[0, 0].numpy() * 255)
     assert (head.reason, head.metrics) == ("all done", {"psnr": 25.5})
     assert (head.base_name, head.base_sha256) == ("embedded", SHA)
+
+
+def test_a_plane_for_the_back_comes_back(tmp_path: Path) -> None:
+    base = solid_generator()
+    inversion, crop = found(with_back(base))
+    path = tmp_path / "head.safetensors"
+    save_head(path, inversion, base, SHA, crop, preset("fast"))
+    head = load_head(path, loader=loader(base))
+    behind = orbit(3.0, 0.1)
+    assert head.generator.spec.back_plane
+    assert psnr(*(picture(g, inversion.ws, behind) for g in (inversion.generator, head.generator))) >= 60
 
 
 def test_only_what_changed_is_stored_and_at_half_precision(saved) -> None:

@@ -54,7 +54,9 @@ def short(method: Method, latent: int = 3, tuning: int = 3) -> InversionConfig:
     return replace(
         config,
         latent=replace(config.latent, steps=latent, noise_reg=1.0, w_stats_samples=16),
-        tuning=replace(config.tuning, steps=tuning, lr_gain=1.0, stop=0.0, side_views=1),
+        tuning=replace(
+            config.tuning, steps=tuning, lr_gain=1.0, stop=0.0, side_views=1, back_steps=3 if method == "best" else 0
+        ),
         spi=replace(config.spi, every=2, neighbours=1, region=4),
         hfgi3d=replace(config.hfgi3d, steps=3, views=2),
         in_n_out=replace(config.in_n_out, steps=3, channels=3, resolution=8, hidden=4),
@@ -65,7 +67,7 @@ def short(method: Method, latent: int = 3, tuning: int = 3) -> InversionConfig:
 
 
 STAGES = {
-    "best": ["latent", "tuning"],
+    "best": ["latent", "tuning", "back"],
     "w": ["latent"],
     "w+": ["latent"],
     "pti": ["latent", "tuning"],
@@ -88,7 +90,7 @@ def test_every_method_has_a_name_settings_and_an_entry() -> None:
             assert from_table({"preset": time, "inversion": {"method": name}}) == config
 
 
-@pytest.mark.parametrize("method", [name for name in STAGES if name != "best"])
+@pytest.mark.parametrize("method", list(STAGES))
 def test_a_method_resumes_to_the_same_bits_and_can_be_stopped(method: Method) -> None:
     generator = solid_generator(noise=method in ("hfgi3d", "spi"))
     crop = crop_of(generator, orbit(0.4, 0.05))
@@ -154,7 +156,8 @@ def test_what_a_method_cannot_do_is_refused() -> None:
     generator = solid_generator()
     crop = crop_of(generator, orbit(0.2, 0.0))
     for photos, config, words in (
-        (crop, InversionConfig(method="pti"), "no guard"),
+        (crop, InversionConfig(method="pti"), "tuning.geometry is 1, but .* no guard"),
+        (crop, replace(short("spi"), tuning=replace(short("spi").tuning, back_steps=2)), "tuning.back_steps is 2"),
         ([crop, crop], short("spi"), "one photo, not 2"),
         ([], short("multi"), "no photo"),
         (crop, replace(short("hfgi3d"), hfgi3d=replace(short("hfgi3d").hfgi3d, views=0)), "hfgi3d.views"),

@@ -1,0 +1,65 @@
+"""The plane for the back: what it adds where, and that it changes nothing before it is tuned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_networks import SPEC, random_generator, solid_generator
+
+from headlift.eg3d.back import back_parameters, with_back
+from headlift.eg3d.camera import orbit
+from headlift.eg3d.spec import PlaneLayout
+from headlift.eg3d.triplane import FADE, back_share, look_up, merge_planes, sample_planes
+
+
+@pytest.mark.parametrize("white", [False, True])
+def test_a_fresh_plane_changes_no_picture(white: bool) -> None:
+    generator = solid_generator(white)
+    wider = with_back(generator)
+    assert [tuple(p.shape) for p in back_parameters(wider).values()] == [(4, 8, 8)]
+    assert back_parameters(generator) == {}
+    assert not any(p.requires_grad for p in wider.parameters())
+    ws = generator.mapping(torch.randn(2, 8, generator=torch.Generator().manual_seed(1)))
+    cameras = orbit(torch.tensor([0.3, 3.0]), torch.zeros(2))
+    assert wider.planes(ws).shape == (2, 4, 4, 8, 8)
+    for one in (wider, with_back(wider)):
+        shown = one.render(one.planes(ws), ws, cameras)
+        torch.testing.assert_close(shown.image, generator.render(generator.planes(ws), ws, cameras).image)
+
+
+def test_a_second_widening_keeps_what_was_tuned() -> None:
+    wider = with_back(solid_generator())
+    back_parameters(wider)["back_plane"].add_(1.0)
+    assert float(back_parameters(with_back(wider))["back_plane"].mean()) == 1.0
+
+
+@pytest.mark.parametrize("layout", ["official", "zy", "yz"])
+def test_it_counts_at_the_back_alone_and_fades_in_between(layout: PlaneLayout) -> None:
+    planes = torch.randn(1, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    middle = (FADE[0] + FADE[1]) / 2
+    points = torch.tensor([[0.3, -0.2, z] for z in (1.0, FADE[0], middle, FADE[1], -1.0)])[None]
+    added = sample_planes(planes, points, layout, 2.0) - sample_planes(planes[:, :3], points, layout, 2.0)
+    alone = torch.nn.functional.grid_sample(
+        planes[:, 3], torch.tensor([[[[0.3, -0.2]]]]), align_corners=False, padding_mode="zeros"
+    )[0, :, 0, 0]
+    for row, share in zip(added[0], (0.0, 0.0, 0.5, 1.0, 1.0), strict=True):
+        torch.testing.assert_close(row, alone * share / 3, atol=1e-6, rtol=1e-5)
+    merged, each = merge_planes(planes, layout)
+    summed = look_up(merged, each, points)[0].T / 3
+    torch.testing.assert_close(summed, sample_planes(planes, points, layout, 2.0)[0], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(back_share(points[0, :, 2]), torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0]))
+
+
+def test_it_is_seen_from_behind_and_in_queries() -> None:
+    generator = random_generator(replace(SPEC, back_plane=True))
+    ws = generator.mapping(torch.randn(1, 8, generator=torch.Generator().manual_seed(1)))
+    planes = generator.planes(ws)
+    without = torch.cat([planes[:, :3], torch.zeros_like(planes[:, 3:])], dim=1)
+    points = torch.tensor([[[0.1, 0.1, 0.3], [0.1, 0.1, -0.3]]])
+    sigma, bare = generator.query(planes, points)[0][0, :, 0], generator.query(without, points)[0][0, :, 0]
+    assert float(sigma[0]) == float(bare[0])
+    assert abs(float(sigma[1] - bare[1])) > 1e-4
+    behind = orbit(3.14, 0.0)
+    assert not torch.equal(generator.volume(planes, behind).features, generator.volume(without, behind).features)

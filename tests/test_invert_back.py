@@ -1,0 +1,90 @@
+"""The last tuning of `best` on the embedded prior: the back changes, what the photo shows does not."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from headlift.config import preset
+from headlift.eg3d.back import with_back
+from headlift.eg3d.camera import orbit
+from headlift.eg3d.generator import Generator
+from headlift.eg3d.triplane import FADE
+from headlift.invert.back import free_texels, tune_back
+from headlift.invert.follow import follow
+from headlift.invert.latent import Pivot
+from headlift.invert.perceptual import load_builtin
+from headlift.invert.result import Target
+from headlift.invert.task import Task, View
+from headlift.invert.tuning import Tuned, tunable
+from headlift.weights import load_generator
+
+FRONT, BEHIND = orbit(0.0, 0.0), orbit(3.14159, 0.0)
+
+
+@pytest.fixture(scope="module")
+def pivot() -> Pivot:
+    generator, _ = load_generator("embedded")
+    generator.requires_grad_(False)
+    ws = generator.mapping(torch.randn(1, generator.spec.mapping.z_dim, generator=torch.Generator().manual_seed(4)))
+    return Pivot(generator, ws, (FRONT,), ())
+
+
+@pytest.fixture(scope="module")
+def tuned(pivot: Pivot) -> Tuned:
+    """What a careless tuning makes of it: all weights are off a little."""
+    generator, random = copy.deepcopy(pivot.generator), torch.Generator().manual_seed(0)
+    for parameter in tunable(generator).values():
+        parameter += 0.05 * torch.randn(parameter.shape, generator=random)
+    return Tuned(generator, (), "all 9 tuning steps were done")
+
+
+@torch.no_grad()
+def raw(generator: Generator, pivot: Pivot, camera=FRONT) -> torch.Tensor:
+    return generator.volume(generator.planes(pivot.ws), camera, 64).features[:, :3]
+
+
+def test_the_photo_does_not_see_free_texels_and_the_back_does(pivot: Pivot) -> None:
+    free = free_texels(pivot.generator, pivot.ws, FRONT)
+    side = len(free)
+    assert float(free[side // 4 : side // 2, 3 * side // 8 : 5 * side // 8].min()) == 1.0  # behind the face
+    assert 0.5 < float(free.mean()) < 1.0  # shoulders lie so far behind and are seen
+    wider = with_back(pivot.generator)
+    noise = torch.randn(wider.back_plane.shape, generator=torch.Generator().manual_seed(1))
+    wider.back_plane.copy_(noise * free)
+    assert float((raw(wider, pivot) - raw(pivot.generator, pivot)).abs().max()) < 0.05
+    assert float((raw(wider, pivot, BEHIND) - raw(pivot.generator, pivot, BEHIND)).abs().max()) > 0.5
+    assert FADE[0] < 0
+
+
+def task_of(pivot: Pivot, steps: int, white: bool = True, tuning: int = 9) -> Task:
+    image, mask = pivot.generator.render(pivot.generator.planes(pivot.ws), pivot.ws, FRONT), torch.ones(1, 1, 256, 256)
+    alpha = torch.nn.functional.interpolate(image.alpha, size=256, mode="bilinear")
+    target = Target(image.image.clamp(-1, 1), alpha if white else mask, white)
+    config = preset("fast").inversion
+    config = replace(config, tuning=replace(config.tuning, steps=tuning, back_steps=steps))
+    view = View(target, FRONT, torch.eye(2).numpy(), None, None, None)
+    return Task(pivot.generator, (view,), config, 0, lambda: False, None, lambda state: None)
+
+
+def test_the_back_becomes_the_untuned_heads_and_the_photos_view_stays(pivot: Pivot, tuned: Tuned) -> None:
+    seen = []
+    backed = follow(tune_back(task_of(pivot, 8), pivot, tuned, load_builtin()), seen.append)
+    assert [(step.stage, step.index, step.total) for step in seen] == [("back", i, 8) for i in range(1, 9)]
+    assert backed.reason == "all 9 tuning steps were done, and 8 for the back of the head"
+    assert float((raw(backed.generator, pivot) - raw(tuned.generator, pivot)).abs().max()) < 0.05
+    wanted = raw(pivot.generator, pivot, BEHIND)
+    before, after = ((raw(g, pivot, BEHIND) - wanted).square().mean() for g in (tuned.generator, backed.generator))
+    assert float(after) < 0.5 * float(before)
+    weights = backed.generator.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in tuned.generator.state_dict().items())
+    free = free_texels(tuned.generator, pivot.ws, FRONT)
+    assert float((weights["back_plane"] * (1 - free)).abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("without", [{"steps": 0}, {"steps": 3, "white": False}, {"steps": 3, "tuning": 0}])
+def test_without_it_the_tuned_generator_is_the_result(pivot: Pivot, tuned: Tuned, without: dict) -> None:
+    assert follow(tune_back(task_of(pivot, **without), pivot, tuned, load_builtin()), lambda step: None) is tuned
