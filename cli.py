@@ -388,7 +388,7 @@ def _defaults(arguments: list[str]) -> ReconstructConfig:
     if known.config is not None:
         config = read_config(known.config)
         return with_method(config, method) if method else config
-    usual: Preset = "fast" if arguments[:1] == ["evaluate"] else "standard"
+    usual: Preset = "fast" if arguments[:2] == ["evaluate", "inversion"] else "standard"
     return preset(known.preset if known.preset in get_args(Preset) else usual, method or "best")
 
 

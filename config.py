@@ -578,7 +578,7 @@ class EvaluatePriorConfig:
 
     weights: str = "embedded"
     """The generator: a name from `headlift weights list`, or a .safetensors file. It must draw heads on white."""
-    preset: Preset = "fast"
+    preset: Preset = "standard"
     """How much time to spend on each head: fast, standard or thorough."""
     heads: int | None = None
     """Only the first so many heads of the folder; all when not given."""
@@ -590,7 +590,7 @@ class EvaluatePriorConfig:
     """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
     seed: int = 0
     """Seed of everything random."""
-    inversion: InversionConfig = field(default_factory=lambda: evaluation("fast").inversion)
+    inversion: InversionConfig = field(default_factory=lambda: evaluation("standard").inversion)
 
 
 def evaluation(name: Preset, base: ReconstructConfig | None = None) -> EvaluatePriorConfig:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from headlift.eg3d.back import with_back
 from headlift.eg3d.density import (
     density_blocks,
     density_grid,
@@ -15,7 +16,6 @@ from headlift.eg3d.density import (
     grid_axis,
     published_grid,
 )
-from headlift.eg3d.back import with_back
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.spec import BackboneSpec, DecoderSpec, GeneratorSpec, MappingSpec, PlaneLayout, SuperresSpec
 from headlift.errors import ConfigError

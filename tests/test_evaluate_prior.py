@@ -368,12 +368,13 @@ def test_the_command_line(
         cli.run(["evaluate", "prior", str(copy)])
 
 
-def test_settings_are_the_fast_preset_with_fixed_cameras() -> None:
-    assert not evaluation("fast").inversion.camera.enabled
-    assert evaluation("fast").inversion.tuning == preset("fast").inversion.tuning
+def test_settings_are_the_standard_preset_with_fixed_cameras() -> None:
+    assert not evaluation("standard").inversion.camera.enabled
+    assert evaluation("standard").inversion.tuning == preset("standard").inversion.tuning
+    assert EvaluatePriorConfig() == evaluation("standard")
     token = cli._DEFAULTS.set(cli._defaults(["evaluate", "prior", "x"]))
     try:
-        assert cli.EvaluatePrior(Path("x")).settings == evaluation("fast")
+        assert cli.EvaluatePrior(Path("x")).settings == evaluation("standard")
     finally:
         cli._DEFAULTS.reset(token)
     assert cli._defaults(["evaluate", "prior", "x", "--preset", "thorough"]) == preset("thorough")

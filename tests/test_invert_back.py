@@ -12,14 +12,13 @@ from headlift.config import preset
 from headlift.eg3d.back import with_back
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
-from headlift.eg3d.triplane import FADE
 from headlift.invert.back import free_texels, tune_back
 from headlift.invert.follow import follow
 from headlift.invert.latent import Pivot
 from headlift.invert.perceptual import load_builtin
 from headlift.invert.result import Target
 from headlift.invert.task import Task, View
-from headlift.invert.tuning import Tuned, tunable
+from headlift.invert.tuning import Tuned
 from headlift.weights import load_generator
 
 FRONT, BEHIND = orbit(0.0, 0.0), orbit(3.14159, 0.0)
@@ -35,10 +34,10 @@ def pivot() -> Pivot:
 
 @pytest.fixture(scope="module")
 def tuned(pivot: Pivot) -> Tuned:
-    """What a careless tuning makes of it: all weights are off a little."""
+    """What a careless tuning makes of it: another plane of x and y, so that face and back change alike."""
     generator, random = copy.deepcopy(pivot.generator), torch.Generator().manual_seed(0)
-    for parameter in tunable(generator).values():
-        parameter += 0.05 * torch.randn(parameter.shape, generator=random)
+    weight = generator.get_parameter("backbone.synthesis.b128.torgb.weight")
+    weight[: generator.spec.plane_channels] += 4 * torch.randn(24, *weight.shape[1:], generator=random)
     return Tuned(generator, (), "all 9 tuning steps were done")
 
 
@@ -50,14 +49,13 @@ def raw(generator: Generator, pivot: Pivot, camera=FRONT) -> torch.Tensor:
 def test_the_photo_does_not_see_free_texels_and_the_back_does(pivot: Pivot) -> None:
     free = free_texels(pivot.generator, pivot.ws, FRONT)
     side = len(free)
-    assert float(free[side // 4 : side // 2, 3 * side // 8 : 5 * side // 8].min()) == 1.0  # behind the face
+    assert float(free[7 * side // 16 : 11 * side // 16, 3 * side // 8 : 5 * side // 8].min()) == 1.0  # behind the face
     assert 0.5 < float(free.mean()) < 1.0  # shoulders lie so far behind and are seen
     wider = with_back(pivot.generator)
     noise = torch.randn(wider.back_plane.shape, generator=torch.Generator().manual_seed(1))
-    wider.back_plane.copy_(noise * free)
+    wider.back_plane.copy_(5 * noise * free)
     assert float((raw(wider, pivot) - raw(pivot.generator, pivot)).abs().max()) < 0.05
     assert float((raw(wider, pivot, BEHIND) - raw(pivot.generator, pivot, BEHIND)).abs().max()) > 0.5
-    assert FADE[0] < 0
 
 
 def task_of(pivot: Pivot, steps: int, white: bool = True, tuning: int = 9) -> Task:
@@ -75,10 +73,13 @@ def test_the_back_becomes_the_untuned_heads_and_the_photos_view_stays(pivot: Piv
     backed = follow(tune_back(task_of(pivot, 8), pivot, tuned, load_builtin()), seen.append)
     assert [(step.stage, step.index, step.total) for step in seen] == [("back", i, 8) for i in range(1, 9)]
     assert backed.reason == "all 9 tuning steps were done, and 8 for the back of the head"
-    assert float((raw(backed.generator, pivot) - raw(tuned.generator, pivot)).abs().max()) < 0.05
-    wanted = raw(pivot.generator, pivot, BEHIND)
-    before, after = ((raw(g, pivot, BEHIND) - wanted).square().mean() for g in (tuned.generator, backed.generator))
-    assert float(after) < 0.5 * float(before)
+    assert float((raw(backed.generator, pivot) - raw(tuned.generator, pivot)).abs().max()) < 0.1
+    assert float((raw(tuned.generator, pivot) - raw(pivot.generator, pivot)).square().mean()) > 0.01
+    wanted, before, after = (
+        raw(g, pivot, BEHIND)[..., 22:40, 24:40] for g in (pivot.generator, tuned.generator, backed.generator)
+    )
+    before, after = (before - wanted).square().mean(), (after - wanted).square().mean()
+    assert float(after) < 0.75 * float(before)  # towards its tones, not its detail
     weights = backed.generator.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in tuned.generator.state_dict().items())
     free = free_texels(tuned.generator, pivot.ws, FRONT)

@@ -55,6 +55,15 @@ def test_empty_and_solid_loss() -> None:
     assert losses.solid_loss(torch.tensor([30.0, 10.0]), 20.0) == pytest.approx(10 / 2 / 20)
 
 
+def test_what_is_empty_enough_takes_no_gradient() -> None:
+    """The sigmoid's own would be 1e-39 there, below float32's normal range."""
+    sigma = torch.tensor([-14.0, -94.0], requires_grad=True)
+    losses.empty_loss(sigma, -4.0).backward()
+    assert sigma.grad is not None
+    assert sigma.grad[0].item() == pytest.approx(1 / (1 + math.exp(10)) / 2, rel=1e-4)
+    assert sigma.grad[1].item() == 0.0
+
+
 def test_smooth_density_loss_is_the_mean_distance() -> None:
     assert losses.smooth_density_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.5, 0.0])) == pytest.approx(1.25)
 
