@@ -95,7 +95,11 @@ def progress(job: Job, left: float | None) -> str:
         line, share, chart = "Looking at the photo and loading the generator\u2026", 0.0, ""
     else:
         step = job.steps[-1]
-        words = {"latent": "Searching for the head", "tuning": "Tuning the generator to the photo"}
+        words = {
+            "latent": "Searching for the head",
+            "tuning": "Tuning the generator to the photo",
+            "back": "Tuning the back of the head",
+        }
         line = f"{words.get(step.stage, step.stage.capitalize())}: step {step.index} of {step.total}"
         share = step.index / max(1, step.total)
         chart = loss_chart([curve(s) for s in job.steps if s.stage == step.stage])

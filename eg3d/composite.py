@@ -133,8 +133,7 @@ class CompositeGenerator(Generator):
         fused: bool | None = None,
     ) -> Float[Tensor, "n j c p p"]:
         """Those of the generator, with the second volume's behind them, whatever the code."""
-        image: Tensor = self.backbone.synthesis(ws, noise_mode, generator, fused)
-        own = image.reshape(len(image), 3, self.spec.plane_channels, *image.shape[2:])
+        own = super().planes(ws, noise_mode, generator, fused)
         beside: Tensor = self.outer_planes
         if beside.shape[-1] != own.shape[-1]:
             beside = F.interpolate(beside, size=own.shape[-2:], mode="bilinear", align_corners=False)

@@ -3,9 +3,8 @@
 Bilinear sampling and the decoder's first layer are both linear, so on a grid the three planes can be resampled once in
 two dimensions and taken through that layer there: at point (x, y, z) the hidden layer's input is then a sum of three
 terms, one for each plane, and a voxel costs one broadcast sum, one softplus and one dot product. In the official
-layout two planes see the same coordinates and two terms are left. A plane for the back (`eg3d.back`) takes the first
-one's place in blocks that lie wholly behind; where front and back fade into each other, that term is made voxel by
-voxel.
+layout two planes see the same coordinates and two terms are left. A plane for the back (`eg3d.back`) is in the first
+term of blocks that lie wholly behind; where it comes in, that term is made voxel by voxel.
 
 With exp taken of the terms beforehand the sum becomes a product, and softplus(a + b + c) = log(1 + e^a e^b e^c): a
 multiplication or two, an addition and a logarithm, done block by block in a buffer that stays in the cache.
@@ -46,7 +45,7 @@ MARGIN = 3
 """Points around a block that must be on the same side of the level before the block is skipped: one keeps the
 vertices of marching cubes, three the density's gradient at them too."""
 BEFORE, BETWEEN, BEHIND = 0, 1, 2
-"""Where a block lies: in front, where front and back fade into each other, or at the back."""
+"""Where a block lies: before the plane for the back comes in, where it does, or where it counts fully."""
 MAX_EXPONENT = 80.0
 """Larger exponents leave float32's range."""
 MAX_SHIFT = 30.0
@@ -135,7 +134,7 @@ def _evaluate(
     """The blocks that are not decided, some at a time: their numbers, z fastest, and their densities."""
     work = _Work(terms, block)
     open_blocks = decided.isnan().flatten().nonzero()[:, 0]
-    # Those of one kind together: front, back, and between.
+    # Those of one kind together.
     open_blocks = open_blocks[work.kinds[open_blocks % decided.shape[2]].argsort(stable=True)]
     asked = [part for part in open_blocks.split(max(1, BATCH // math.prod(block))) if len(part)]
     with _workers(0 if work.plain or terms.row.is_cuda else torch.get_num_threads()) as run:
@@ -182,7 +181,7 @@ class _Terms:
     bias: Float[Tensor, ""]
     """And that row's bias."""
     back: Float[Tensor, "h a b"] | None
-    """What stands in the first one's place at the back, where there is a plane for it: both together."""
+    """What stands in the first one's place at the back, if there is a plane for it: both planes together."""
     behind: Float[Tensor, " c"]
     """How much that plane counts at each z of the grid; 0 where there is none."""
 
@@ -244,7 +243,7 @@ class _Work:
         share = (tops.sum(dim=0) - shift) / len(tops)
         for factor, top in zip(self.factors, (*tops, tops[0]), strict=False):
             factor[: self.multiplied].add_((share - top)[: self.multiplied, None, None, None])
-        # Front and back fade into each other before exp is taken.
+        # Where the plane for the back comes in, exp is taken afterwards.
         if terms.back is not None:
             self.between = (self.factors[0].clone(), self.factors[-1].clone())
         for factor in self.factors:

@@ -95,7 +95,7 @@ def lookup(
     `table` holds the planes with their channels last. Gradients flow to the table only.
     """
     if table.device.type == "cpu" and table.dtype == torch.float32 and _library() is not None:
-        return _Lookup.apply(table, xyz, tuple(plane.axes for plane in PLANES[layout]))  # type: ignore[no-any-return]
+        return _Lookup.apply(table, xyz, _axes(layout))  # type: ignore[no-any-return]
     return lookup_reference(table, xyz, layout)
 
 
@@ -105,11 +105,13 @@ def lookup_reference(
     """The same as `lookup`, by `grid_sample`."""
     n, size, _, _, c = table.shape
     planes = table.permute(0, 3, 4, 1, 2).reshape(3 * n, c, size, size)
-    grid = torch.stack([xyz[..., list(axes)] for axes in tuple(plane.axes for plane in PLANES[layout])], dim=1).reshape(
-        3 * n, 1, -1, 2
-    )
+    grid = torch.stack([xyz[..., list(axes)] for axes in _axes(layout)], dim=1).reshape(3 * n, 1, -1, 2)
     found = F.grid_sample(planes, grid.to(planes.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
     return found.reshape(n, 3, c, -1).mean(1).transpose(1, 2)
+
+
+def _axes(layout: PlaneLayout) -> tuple[tuple[int, int], ...]:
+    return tuple(plane.axes for plane in PLANES[layout])
 
 
 class _Lookup(torch.autograd.Function):
