@@ -23,7 +23,7 @@ from headlift.eg3d.spec import (
     SuperresKind,
     SuperresSpec,
 )
-from headlift.eg3d.triplane import PLANE_AXES, look_up, merge_planes, sample_planes
+from headlift.eg3d.triplane import PLANES, look_up, merge_planes, sample_planes
 from headlift.errors import ConfigError
 
 SPEC = GeneratorSpec(
@@ -196,8 +196,9 @@ def test_layouts_look_up_the_axes_that_they_name() -> None:
     """A plane that rises along its width shows which world axis that is."""
     ramp = ((torch.arange(64) + 0.5) / 32 - 1).expand(64, 64)
     point = torch.tensor([[[0.1, 0.2, 0.3]]])
-    for layout, axes in PLANE_AXES.items():
-        for i, (across, down) in enumerate(axes):
+    for layout, each in PLANES.items():
+        for i, plane in enumerate(each):
+            across, down = plane.axes
             for image, axis in ((ramp, across), (ramp.T, down)):
                 planes = torch.zeros(1, 3, 1, 64, 64)
                 planes[0, i, 0] = image
