@@ -19,13 +19,14 @@ from torch.nn import functional as F
 
 from headlift.eg3d.back import back_parameters, with_back
 from headlift.eg3d.generator import Generator as Eg3d
+from headlift.eg3d.marching import optical_depths
+from headlift.eg3d.rays import box_limits, pixel_rays
 from headlift.eg3d.triplane import FADE
 from headlift.invert.latent import Pivot
 from headlift.invert.perceptual import Distance
 from headlift.invert.sides import back_cameras, guard_losses, side_views
 from headlift.invert.task import Moment, Task, Terms
 from headlift.invert.tuning import Tuned, tunable, tune
-from headlift.invert.warp import surface_points
 from headlift.values import Camera, Step
 
 STAGE = "back"
@@ -38,10 +39,12 @@ RAMPDOWN = 0.4
 SIDE = 32
 """Side of what the volume shows of the back, pixels: what is wanted there is smooth."""
 WEIGHTS = {"side_depth": 100.0, "side_alpha": 1.0, "side_colour": 1.0}
-SEEN = 0.1
-"""The photo sees what has at least this opacity."""
-CLEARANCE, SPREAD = 0.03, 3
-"""Surface that the photo sees is held for so much deeper (world units) and wider (texels): it is a little soft."""
+RAYS, SAMPLES = 64, 64
+"""Rays along each side of the photo, and samples of each, by which is found what it sees of the back."""
+SEEN = 0.05
+"""It sees places that at least this share of the light reaches."""
+SPREAD = 2
+"""And so many texels around them."""
 
 
 def tune_back(task: Task, pivot: Pivot, tuned: Tuned, distance: Distance) -> Generator[Step, None, Tuned]:
@@ -91,13 +94,23 @@ def tuned_before(task: Task, pivot: Pivot) -> Tuned | None:
 
 @torch.no_grad()
 def free_texels(generator: Eg3d, ws: Float[Tensor, "1 l w"], camera: Camera) -> Float[Tensor, "p p"]:
-    """Where the plane for the back may change: 0 on texels at which the camera sees the back of the box, else 1."""
-    planes = generator.planes(ws)
-    side, half = planes.shape[-1], generator.spec.render.box_warp / 2
-    volume = generator.volume(planes, camera)
-    points = surface_points(volume.depth, camera)[0]
-    far = (points[:, 2] < FADE[0] * half + CLEARANCE) & (volume.alpha.flatten() > SEEN)
-    column, row = (((points[far, :2] / half + 1) / 2 * side).long().clamp(0, side - 1)).unbind(1)
+    """Where the plane for the back may change: 0 on texels at which the camera looks into the back of the box, else 1.
+
+    It does where its rays arrive with some light left, whether there is anything to be seen or not: through thin hair,
+    and beside the head.
+    """
+    planes, spec = generator.planes(ws), generator.spec.render
+    side, half = planes.shape[-1], spec.box_warp / 2
+    origins, directions = pixel_rays(camera, RAYS)
+    start, end = box_limits(origins, directions, spec.box_warp)
+    shares = (torch.arange(SAMPLES, device=planes.device) + 0.5) / SAMPLES
+    depths = start[..., None] + (end - start)[..., None] * shares
+    points = origins[:, :, None] + depths[..., None] * directions[:, :, None]
+    sigma = generator.query(planes, points.reshape(1, -1, 3))[0].reshape(depths.shape)
+    absorbed = optical_depths(depths, sigma, spec.clamp_mode)
+    left = torch.exp(-F.pad(absorbed.cumsum(-1), (1, 0)))[..., : depths.shape[-1]]
+    far = points[(left > SEEN) & (points[..., 2] < FADE[0] * half)]
+    column, row = (((far[:, :2] / half + 1) / 2 * side).long().clamp(0, side - 1)).unbind(1)
     seen = planes.new_zeros(1, 1, side, side)
     seen[0, 0, row, column] = 1
     return 1 - F.max_pool2d(seen, 2 * SPREAD + 1, stride=1, padding=SPREAD)[0, 0]
