@@ -24,7 +24,7 @@ from headlift.eg3d.rays import box_limits, pixel_rays
 from headlift.eg3d.triplane import FADE
 from headlift.invert.latent import Pivot
 from headlift.invert.perceptual import Distance
-from headlift.invert.sides import back_cameras, guard_losses, side_views
+from headlift.invert.sides import GUARD, back_cameras, guard_losses, side_views
 from headlift.invert.task import Moment, Task, Terms
 from headlift.invert.tuning import Tuned, tunable, tune
 from headlift.values import Camera, Step
@@ -38,7 +38,7 @@ RAMPDOWN = 0.4
 """Share of the steps over which it falls."""
 SIDE = 32
 """Side of what the volume shows of the back, pixels: what is wanted there is smooth."""
-WEIGHTS = {"side_depth": 100.0, "side_alpha": 1.0, "side_colour": 1.0}
+WEIGHTS = GUARD | {"side_colour": 1.0}
 RAYS, SAMPLES = 64, 64
 """Rays along each side of the photo, and samples of each, by which is found what it sees of the back."""
 SEEN = 0.05
@@ -56,7 +56,7 @@ def tune_back(task: Task, pivot: Pivot, tuned: Tuned, distance: Distance) -> Gen
     free = free_texels(generator, pivot.ws, pivot.cameras[0])
     with torch.no_grad():
         undone = pivot.generator.planes(pivot.ws)[0, 0] - generator.planes(pivot.ws)[0, 0]
-        back_parameters(generator)["back_plane"].copy_(undone * free)
+        generator.back_plane.copy_(undone * free)
 
     def chosen(generator: Eg3d) -> dict[str, nn.Parameter]:
         parameters = back_parameters(generator)

@@ -18,14 +18,11 @@ from headlift.invert.latent import Pivot, find_latent
 from headlift.invert.losses import depth_error, resize
 from headlift.invert.perceptual import load_distance
 from headlift.invert.result import Inversion
-from headlift.invert.sides import guard_cameras, guard_losses, side_views
+from headlift.invert.sides import GUARD, guard_cameras, guard_losses, side_views
 from headlift.invert.surface import at_side, carving_error
 from headlift.invert.task import Moment, Task, Terms, no_terms
 from headlift.invert.tuning import tune, tuning_rng
 from headlift.values import Step
-
-GUARD = {"side_depth": 100.0, "side_alpha": 1.0}
-"""Weights of the guard's terms: a depth error of 0.1 units costs as much as a picture error of 1."""
 
 
 def best(task: Task) -> Generator[Step, None, Inversion]:

@@ -46,6 +46,9 @@ FACING = 0.1
 BEHIND, BEHIND_ITSELF = 0.05, 0.03
 """So far behind the pivot's surface, or its own nearest, it is hidden; world units."""
 
+GUARD = {"side_depth": 100.0, "side_alpha": 1.0}
+"""Weights of the guard's terms: a depth error of 0.1 units costs as much as a picture error of 1."""
+
 
 @dataclass(frozen=True)
 class SideView:
