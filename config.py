@@ -69,6 +69,9 @@ class LatentConfig:
     depth: float = 0.0
     """Weight of the squared distance between the surface and the one that the depth network sees in the photo, world
     units squared; for priors that draw heads on white, as it knows them."""
+    sides: float = 0.0
+    """Weight of colours and opacity of views round the head, as the side network tells them from the photo; for priors
+    that draw heads on white, as it knows them."""
     neural_resolution: int | None = None
     """Side of the rendered feature map during the search, pixels; without it the generator's own."""
     candidates: int = 0
@@ -146,7 +149,7 @@ class TuningConfig:
     side_views: int = 8
     """Side views that the guard goes round."""
     side_colour: float = 0.0
-    """Weight of the guard's colours: the photo carried into the side views, and its tones where it does not reach."""
+    """Weight of the guard's colours: the photo carried into the side views, and what a network tells of the rest."""
     back_steps: int = 0
     """Steps of a last tuning, of a plane for the back of the head alone; for priors that draw heads on white."""
 
@@ -550,7 +553,7 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
     if method == "best":
         camera = replace(camera, preheat=0.0 if name == "fast" else 0.2)
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, mse=1.0, raw=1.0, candidates=16, split=0.5)
-        latent = replace(latent, relief=300.0, depth=300.0)
+        latent = replace(latent, relief=300.0, depth=300.0, sides=1.0)
         tuning = replace(tuning, steps=250, lr=4.5e-4, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.3, stop=0.0)
         tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, geometry_every=3, back_steps=60)
     if name == "fast":

@@ -1,8 +1,8 @@
 """How far one photo reaches: `python benchmarks/reach.py EVAL [--heads 8] [--out PAGE.png]`.
 
 What `best` shows to side views (`headlift.invert.sides`), held against the truth of heads that are known from all
-sides (EVAL: the form that `evaluate prior` takes), before any tuning: the photo where it reaches, its tones on the
-untuned head elsewhere. Prints, by absolute yaw, the share of the true head that the photo reaches, PSNR there,
+sides (EVAL: the form that `evaluate prior` takes), before any tuning: the photo where it reaches, what the side network
+tells elsewhere. Prints, by absolute yaw, the share of the true head that the photo reaches, PSNR there,
 elsewhere, and of both (over the true head, at 256 pixels). The page shows for each head and view truth, target, and
 what is reached.
 """

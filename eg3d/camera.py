@@ -22,6 +22,10 @@ FFHQ_RADIUS = 2.7
 """Distance of its cameras from the world's origin, world units."""
 FFHQ_PIVOT = (0.0, 0.0, 0.2)
 """What they look at, world units."""
+WHOLE_HEAD_FOCAL = 3.1
+"""Focal length, in picture sides, at which a whole head fits the picture from a distance of 2.7 units."""
+WHOLE_HEAD_PIVOT = (0.0, -0.02, 0.0)
+"""Where cameras all round look, world units: the middle of the head, not the face as EG3D's own (0, 0, 0.2)."""
 
 Angle = float | int | Float[Tensor, ""] | Float[Tensor, " n"]
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from headlift.config import VideoConfig
-from headlift.eg3d.camera import FFHQ_RADIUS, orbit, yaw_pitch
+from headlift.eg3d.camera import FFHQ_RADIUS, WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit, yaw_pitch
 from headlift.errors import ConfigError
 from headlift.export.files import write_text
-from headlift.export.views import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit_cameras
+from headlift.export.views import orbit_cameras
 from headlift.values import Camera
 
 

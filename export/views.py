@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headlift.eg3d.camera import orbit
+from headlift.eg3d.camera import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit
 from headlift.values import Camera, RenderOutput
 
 
@@ -44,12 +44,6 @@ def render_views(
         for i in range(out.image.shape[0]):
             j = slice(i, i + 1)
             yield RenderOutput(out.image[j], out.raw[j], out.features[j], out.depth[j], out.alpha[j])
-
-
-WHOLE_HEAD_FOCAL = 3.1
-"""Focal length, in picture sides, at which a whole head fits the picture from a distance of 2.7 units."""
-WHOLE_HEAD_PIVOT = (0.0, -0.02, 0.0)
-"""Where cameras all round look, world units: the middle of the head, not the face as EG3D's own (0, 0, 0.2)."""
 
 
 def orbit_cameras(

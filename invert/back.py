@@ -2,8 +2,8 @@
 
 Tuning draws the photo on planes that face and back share, and a face comes through where hair should be. Weighing the
 views of the back more hides it at the photo's cost. So when the photo is shown, the back gets its own plane. It begins
-with what takes back all that tuning did to the plane of x and y, and learns what the guard wants to see from behind:
-the untuned head's shape, in the photo's tones. Where the photo itself shows something so far behind, it stays zero.
+with what takes back all that tuning did to the plane of x and y, and learns what the guard wants to see from behind.
+Where the photo itself shows something so far behind, it stays zero.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def free_texels(generator: Eg3d, ws: Float[Tensor, "1 l w"], camera: Camera) -> 
 def back_terms(task: Task, pivot: Pivot) -> Terms:
     """One view of the back after the other: what the guard wants to see there."""
     camera, view = pivot.cameras[0], task.views[0]
-    views = side_views(pivot.generator, pivot.ws, camera, view.target, back_cameras(camera), view.surface)
+    views = side_views(
+        pivot.generator, pivot.ws, camera, view.target, back_cameras(camera.cam2world.device), view.surface
+    )
 
     def terms(moment: Moment) -> dict[str, Tensor]:
         found = guard_losses(moment.generator, moment.planes, moment.ws, views[moment.done % len(views)], True, SIDE)

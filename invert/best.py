@@ -1,8 +1,8 @@
 """Method `best`, headlift's default: pivotal tuning towards the photo's own surface, with a guard on the other views.
 
 PTI alone may flatten the head into a relief that is right from the front only. Here code and generator are held to the
-depth that a network sees in the photo (`surface.py`), and the guard (`sides.py`) holds depth and opacity of other
-views as the untuned head has them, and can give them the photo's tones.
+depth that a network sees in the photo (`surface.py`), the search looks at the views that another network tells from it
+(`side_net.py`), and the guard (`sides.py`) holds other views to these while the generator is tuned.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
+from headlift.eg3d.active import CUT
 from headlift.invert.back import tune_back, tuned_before
 from headlift.invert.conclude import conclude
 from headlift.invert.latent import Pivot, find_latent
-from headlift.invert.losses import depth_error, resize
+from headlift.invert.losses import alpha_error, depth_error, resize, squared_error
 from headlift.invert.perceptual import load_distance
 from headlift.invert.result import Inversion
-from headlift.invert.sides import GUARD, guard_cameras, guard_losses, side_views
+from headlift.invert.side_net import guess_view
+from headlift.invert.sides import GUARD, guard_cameras, guard_losses, search_cameras, side_views
 from headlift.invert.surface import at_side, carving_error
 from headlift.invert.task import Moment, Task, Terms, no_terms
 from headlift.invert.tuning import tune, tuning_rng
@@ -29,7 +31,7 @@ def best(task: Task) -> Generator[Step, None, Inversion]:
     """Code and camera together, pivotal tuning under the guard, then the plane for the back; yields every step, returns
     the head."""
     device = next(task.generator.parameters()).device
-    pivot = yield from find_latent(task, load_distance(task.config.perceptual, "latent", device))
+    pivot = yield from find_latent(task, load_distance(task.config.perceptual, "latent", device), beside(task))
     distance = load_distance(task.config.perceptual, "tuning", device)
     tuned = tuned_before(task, pivot)
     if tuned is None:
@@ -37,6 +39,27 @@ def best(task: Task) -> Generator[Step, None, Inversion]:
         tuned = yield from tune(task, pivot, distance, rng, guard(task, pivot, rng))
     tuned = yield from tune_back(task, pivot, tuned, distance)
     return conclude(task, pivot, tuned)
+
+
+def beside(task: Task) -> Terms:
+    """The search's own terms: colours and opacity of one view after the other round the head, as the side network
+    tells them from the photo."""
+    options, view = task.config.latent, task.views[0]
+    if not options.sides or view.surface is None:
+        return no_terms
+    cameras = search_cameras(view.camera)
+    told = [guess_view(view.target, view.surface, view.camera, camera) for camera in cameras]
+
+    def terms(moment: Moment) -> dict[str, Tensor]:
+        index = moment.done % len(cameras)
+        volume = moment.generator.volume(moment.planes, cameras[index], options.neural_resolution, cut=CUT)
+        picture, opacity = (resize(x, volume.depth.shape[-1]) for x in told[index])
+        return {
+            "side_colour": options.sides * squared_error(volume.features[:, :3], picture),
+            "side_alpha": options.sides * options.alpha * alpha_error(volume.alpha, opacity),
+        }
+
+    return terms
 
 
 def guard(task: Task, pivot: Pivot, rng: torch.Generator) -> Terms:

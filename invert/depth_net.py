@@ -7,20 +7,17 @@ puts them, so that depth comes in world units and not only up to a scale.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from headlift.errors import WeightsError
 from headlift.invert.losses import resize
+from headlift.invert.unet import UNet, load_net
 
 SIDE = 128
 """Side of the photos that the network sees and of its depth maps, pixels."""
@@ -47,28 +44,15 @@ class DepthGuess:
     """Scale of a Laplace distribution around that."""
 
 
-class DepthNet(nn.Module):
-    """A U-Net (Ronneberger et al. 2015) on blocks of 2 x 2 pixels, two 3x3 convolutions and a normalisation a level."""
+class DepthNet(UNet):
+    """From a photo and its mask to depth."""
 
     def __init__(self, widths: Sequence[int] = WIDTHS) -> None:
-        super().__init__()
-        self.down = nn.ModuleList(
-            level(before, after) for before, after in zip((16, *widths[:-1]), widths, strict=True)
-        )
-        self.up = nn.ModuleList(
-            level(below + here, here) for below, here in zip(widths[:0:-1], widths[-2::-1], strict=True)
-        )
-        self.out = nn.Conv2d(widths[0], 16, 1)
+        super().__init__(4, 4, widths)
 
     def forward(self, image: Float[Tensor, "n 3 s s"], mask: Float[Tensor, "n 1 s s"]) -> DepthGuess:
         """Depth for photos on white (RGB in [-1, 1]) with their masks in [0, 1], at `SIDE` pixels."""
-        x, skipped = F.pixel_unshuffle(torch.cat([image, mask * 2 - 1], 1), 2), []
-        for index, block in enumerate(self.down):
-            x = block(F.avg_pool2d(x, 2) if index else x)
-            skipped.append(x)
-        for block, skip in zip(self.up, skipped[-2::-1], strict=True):
-            x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], 1))
-        first, wide, last, last_wide = F.pixel_shuffle(self.out(x).float(), 2).split(1, 1)
+        first, wide, last, last_wide = self.picture(torch.cat([image, mask * 2 - 1], 1)).split(1, 1)
         return DepthGuess(MIDDLE + SCALE * first, _spread(wide), LAST_MIDDLE + SCALE * last, _spread(last_wide))
 
 
@@ -76,30 +60,10 @@ def _spread(wide: Tensor) -> Tensor:
     return SMALLEST_SPREAD + SCALE * F.softplus(wide - 2)
 
 
-def level(before: int, after: int) -> nn.Sequential:
-    """Two convolutions at one resolution."""
-    layers: list[nn.Module] = []
-    for channels in (before, after):
-        layers += [nn.Conv2d(channels, after, 3, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
-    return nn.Sequential(*layers)
-
-
 @cache
 def load_depth_net() -> DepthNet:
     """The network that is shipped. Raises WeightsError when its file is missing."""
-    source = resources.files("headlift").joinpath("prior", "data", FILE)
-    try:
-        data = source.read_bytes()
-    except OSError as error:
-        raise WeightsError(
-            f"headlift's depth network is missing ({error.strerror}): install headlift again, or train it with "
-            "`python -m headlift.prior.depth`."
-        ) from None
-    length = int.from_bytes(data[:8], "little")
-    widths = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["widths"])
-    net = DepthNet(widths)
-    net.load_state_dict({name: value.float() for name, value in load(data).items()})
-    return net.eval().requires_grad_(False)
+    return load_net(DepthNet, FILE, "headlift.prior.depth")
 
 
 @torch.no_grad()

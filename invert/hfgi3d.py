@@ -32,7 +32,7 @@ from headlift.invert.latent import find_latent
 from headlift.invert.losses import resize, squared_error
 from headlift.invert.perceptual import Distance, load_distance
 from headlift.invert.result import Inversion, Target
-from headlift.invert.sides import erode
+from headlift.invert.sheet import erode
 from headlift.invert.task import Moment, Task, Terms
 from headlift.invert.tuning import tune, tuning_rng
 from headlift.invert.warp import forward_splat, steps, surface_points, visibility

@@ -2,16 +2,18 @@
 
 Where the photo reaches, a side view shows the photo itself: its pixels are laid out in space by the depth that is known
 of them (`surface.py`; else the pivot's) and seen from there, colours and depth (SPI's neighbour views, Yin et al. 2023;
-HFGI3D's pseudo views, Xie et al. 2023). Elsewhere depth and opacity stay as the pivot has them, and colours are those
-of the photo at points that it does see and that are alike in place and in the pivot's colour: hair goes on round the
-head.
+HFGI3D's pseudo views, Xie et al. 2023). Elsewhere a network tells colours and opacity (`side_net.py`), and depth stays
+as the pivot has it. As colours of hair and skin vary more than what the network learned from, they are mixed with tones:
+those of the photo at points that it does see and that are alike in place and in the pivot's colour. Priors whose
+pictures the network does not know have tones alone, and the pivot's own opacity.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -19,12 +21,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headlift.eg3d.active import CUT
-from headlift.eg3d.camera import orbit
+from headlift.eg3d.camera import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit
 from headlift.eg3d.generator import Generator, VolumeOutput
 from headlift.invert.losses import depth_error, resize, resize_weighted, squared_error
 from headlift.invert.result import Target
+from headlift.invert.sheet import carry, erode, lay_out
+from headlift.invert.side_net import guess_view
 from headlift.invert.surface import CONTOUR, Surface
-from headlift.invert.warp import forward_splat, steps, surface_points
+from headlift.invert.warp import steps, surface_points
 from headlift.values import Camera, RenderOutput
 
 YAW = 0.7
@@ -33,18 +37,20 @@ PITCH = 0.4
 """Half the range of their pitch, radians (SPI)."""
 BACK_VIEWS = ((180, 0), (130, 12), (-130, -12), (155, -12), (-155, 12), (105, 0), (-105, 0), (180, 24))
 """Yaw and pitch of the views that go round the back, degrees."""
+SEARCH_YAWS = (45, 120)
+"""Yaws to either side at which the search for the code looks, degrees."""
 COLOUR_SCALE = 0.25
 """Colours this far apart, in units of [-1, 1], are unlike."""
 PLACE_SCALE = 0.2
 """Points this far apart are unlike, world units; the head is taken as its own mirror image."""
 HEAD_RADIUS = 0.25
 """Surface this near to the world's origin is the head's own, world units."""
-UNSEEN_WEIGHT = 0.3
-"""How much transferred tones count beside carried pixels."""
-FACING = 0.1
-"""Cosine of the steepest angle at which its surface is still seen."""
-BEHIND, BEHIND_ITSELF = 0.05, 0.03
-"""So far behind the pivot's surface, or its own nearest, it is hidden; world units."""
+TONED_SHARE = 0.4
+"""How much of the colours that the network tells comes from transferred tones."""
+GUESSED_WEIGHT, TONED_WEIGHT = 0.8, 0.3
+"""How much what the network tells, and transferred tones, count beside the photo's own pixels."""
+BEHIND = 0.05
+"""So far behind the pivot's surface the photo is hidden, world units."""
 
 GUARD = {"side_depth": 100.0, "side_alpha": 1.0}
 """Weights of the guard's terms: a depth error of 0.1 units costs as much as a picture error of 1."""
@@ -65,6 +71,8 @@ class SideView:
     """The photo as it is seen from here, at its own resolution."""
     seen: Float[Tensor, "1 1 s s"] | None = None
     """Where it reaches, 1 or 0."""
+    solid: Float[Tensor, "1 1 r r"] | None = None
+    """How much the depth counts, where that is not the opacity."""
 
 
 @torch.no_grad()
@@ -76,105 +84,99 @@ def side_views(
     cameras: Sequence[Camera],
     surface: Surface | None = None,
 ) -> tuple[SideView, ...]:
-    """What `cameras` are to see: the untuned head, and the photo that was taken from `camera` where it reaches.
+    """What `cameras` are to see: the photo that was taken from `camera` where it reaches, and what is behind that.
 
-    Without a `surface` the photo lies on the untuned head's.
+    With a `surface` the photo lies there, and a network finishes the views; without, it lies on the untuned head's.
     """
     planes = generator.planes(ws)
     front = generator.volume(planes, camera)
     tones = tone_samples(front.features[:, :3], front.depth, front.alpha, camera, target)
+    tell: Callable[[VolumeOutput, Camera], Told]
     if surface is None:
         sure = erode(resize(target.mask, front.depth.shape[-1]), 1) * (front.alpha > 0.9)
         sure = sure * (1 - steps(torch.where(sure > 0, front.depth, front.depth.amax()), CONTOUR))
         sheet = lay_out(target, camera, front.depth, sure)
+        tell = partial(toned, tones=tones, white=target.white)
     else:
         # All of the head: where geometry cannot be held to the guess, colours laid out by it still beat other places'.
         inside = (resize(target.mask, surface.depth.shape[-1]) > 0.5).to(surface.depth.dtype)
         sheet = lay_out(target, camera, surface.depth, inside)
+        tell = partial(guessed, tones=tones, target=target, surface=surface, camera=camera)
     side = target.image.shape[-1]
     out = []
     for view in cameras:
         volume = generator.volume(planes, view)
-        raw, alpha = volume.features[:, :3], volume.alpha
-        points, solid = surface_points(volume.depth, view), alpha > 0.5
-        colour = torch.where(solid, transfer_tones(raw, points, tones), raw)
-        if target.white:
-            head = main_piece(alpha, points)
-            colour, alpha = colour * head + (1 - head), alpha * head
+        colour, alpha, weight = tell(volume, view)
         carried, far, trust = carry(sheet, view, side)
         trust = trust * (far < resize(volume.depth, side) + BEHIND)
-        shown, coarse = resize_weighted(torch.cat([far, carried], 1), trust, raw.shape[-1])
-        known = coarse > 0.5
-        depth = torch.where(known, shown[:, :1], volume.depth)
-        alpha = torch.maximum(alpha, known.to(alpha.dtype))
-        weight = coarse + (1 - coarse) * UNSEEN_WEIGHT * (1.0 if target.white else solid.to(coarse.dtype))
+        shown, coarse = resize_weighted(torch.cat([far, carried], 1), trust, alpha.shape[-1])
+        known = (coarse > 0.5).to(alpha.dtype)
+        depth = torch.where(known > 0, shown[:, :1], volume.depth)
+        solid = torch.maximum(known, torch.minimum(alpha, volume.alpha))
+        alpha = torch.maximum(alpha, known)
+        weight = coarse + (1 - coarse) * weight
         colour = coarse * shown[:, 1:] + (1 - coarse) * colour
-        out.append(SideView(view, depth, alpha, colour, weight, carried, trust))
+        out.append(SideView(view, depth, alpha, colour, weight, carried, trust, solid))
     return tuple(out)
+
+
+Told = tuple[Float[Tensor, "1 3 r r"], Float[Tensor, "1 1 r r"], Float[Tensor, "1 1 r r"]]
+"""A view without the photo: colours, opacity, and how much the colours count."""
+
+
+def guessed(volume: VolumeOutput, view: Camera, tones: Tones, target: Target, surface: Surface, camera: Camera) -> Told:
+    """What the side network makes of it, its colours brought nearer to the photo's tones on the untuned head."""
+    colour, alpha = (resize(x, volume.alpha.shape[-1]) for x in guess_view(target, surface, camera, view))
+    solid = (volume.alpha > 0.5).to(alpha.dtype)
+    toned_colour = transfer_tones(volume.features[:, :3], surface_points(volume.depth, view), tones)
+    colour = colour.lerp(toned_colour * alpha + 1 - alpha, TONED_SHARE * solid * alpha)
+    return colour, alpha, torch.full_like(alpha, GUESSED_WEIGHT)
+
+
+def toned(volume: VolumeOutput, view: Camera, tones: Tones, white: bool) -> Told:
+    """The untuned head in the photo's tones, without what floats beside it."""
+    raw, alpha, points = volume.features[:, :3], volume.alpha, surface_points(volume.depth, view)
+    solid = alpha > 0.5
+    colour = torch.where(solid, transfer_tones(raw, points, tones), raw)
+    if not white:
+        return colour, alpha, TONED_WEIGHT * solid.to(alpha.dtype)
+    head = main_piece(alpha, points)
+    return colour * head + (1 - head), alpha * head, torch.full_like(alpha, TONED_WEIGHT)
 
 
 def guard_cameras(count: int, camera: Camera, whole: bool, rng: torch.Generator) -> tuple[Camera, ...]:
     """Cameras with the lens of `camera`, alternating left and right of the front; of a `whole` head every other pair of
-    them goes round the rest of it, evenly spread."""
+    them goes round the rest of it, evenly spread, and sees all of it."""
     focal, bands = camera.intrinsics[:1, 0, 0].cpu(), math.ceil(count / 4)
     out = []
     for index in range(count):
         u, v = (torch.rand(2, generator=rng) * 2 - 1).tolist()
+        side = 1 if index % 2 else -1
         if whole and index % 4 >= 2:
             yaw = YAW + (math.pi - YAW) * (index // 4 + 0.5 + 0.5 * u) / bands
+            out.append(whole_head_camera(side * yaw, PITCH * v))
         else:
-            yaw = YAW * (0.25 + 0.75 * abs(u))
-        out.append(orbit(yaw if index % 2 else -yaw, PITCH * v, focal=focal).to(camera.cam2world.device))
-    return tuple(out)
+            out.append(orbit(side * YAW * (0.25 + 0.75 * abs(u)), PITCH * v, focal=focal))
+    return tuple(view.to(camera.cam2world.device) for view in out)
 
 
-def back_cameras(camera: Camera) -> tuple[Camera, ...]:
-    """Cameras with the lens of `camera` round the back of the head."""
+def search_cameras(camera: Camera) -> tuple[Camera, ...]:
+    """Cameras to either side of the front, with the lens of `camera`, and of the back."""
     focal = camera.intrinsics[:1, 0, 0].cpu()
-    return tuple(
-        orbit(math.radians(yaw), math.radians(pitch), focal=focal).to(camera.cam2world.device)
-        for yaw, pitch in BACK_VIEWS
-    )
+    front = (orbit(math.radians(yaw), 0.0, focal=focal) for yaw in (-SEARCH_YAWS[0], SEARCH_YAWS[0]))
+    back = (whole_head_camera(math.radians(yaw), 0.0) for yaw in (-SEARCH_YAWS[1], SEARCH_YAWS[1]))
+    return tuple(view.to(camera.cam2world.device) for view in (*front, *back))
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """The photo's pixels in space."""
-
-    points: Float[Tensor, "1 m 3"]
-    normals: Float[Tensor, "1 m 3"]
-    """Towards the photo's camera."""
-    colour: Float[Tensor, "1 3 s s"]
-    weight: Float[Tensor, "1 1 s s"]
-    """1 where the place is known, else 0."""
+def back_cameras(device: torch.device) -> tuple[Camera, ...]:
+    """Cameras round the back of the head."""
+    angles = ((math.radians(yaw), math.radians(pitch)) for yaw, pitch in BACK_VIEWS)
+    return tuple(whole_head_camera(yaw, pitch).to(device) for yaw, pitch in angles)
 
 
-def lay_out(target: Target, camera: Camera, depth: Float[Tensor, "1 1 r r"], sure: Float[Tensor, "1 1 r r"]) -> Sheet:
-    """Put the photo's pixels, at twice their number along each side, where `depth` has them, if it is `sure`."""
-    side = 2 * target.image.shape[-1]
-    fine, share = resize_weighted(depth, sure, side)
-    points = surface_points(fine, camera)
-    grid = points.reshape(side, side, 3)
-    across = torch.gradient(grid, dim=1)[0]
-    down = torch.gradient(grid, dim=0)[0]
-    normals = F.normalize(torch.linalg.cross(down, across), dim=-1).reshape(1, -1, 3)
-    towards = F.normalize(camera.origin[:, None] - points, dim=-1)
-    normals = normals * (normals * towards).sum(-1, keepdim=True).sign()
-    weight = ((share > 0.6) & (resize(target.mask, side) > 0.9)).to(depth.dtype)
-    return Sheet(points, normals, resize(target.image, side), weight)
-
-
-def carry(
-    sheet: Sheet, camera: Camera, side: int
-) -> tuple[Float[Tensor, "1 3 r r"], Float[Tensor, "1 1 r r"], Float[Tensor, "1 1 r r"]]:
-    """What a camera sees of the sheet's front: colours, distance along the ray, and where they hold (1 or 0)."""
-    towards = camera.origin[:, None] - sheet.points
-    distance = torch.linalg.vector_norm(towards, dim=-1)
-    facing = (sheet.normals * towards).sum(-1) / distance
-    weight = sheet.weight * (facing > FACING).reshape(sheet.weight.shape)
-    source = torch.cat([sheet.colour, distance.reshape(sheet.weight.shape)], 1)
-    found, full = forward_splat(source, sheet.points, weight, camera, side, BEHIND_ITSELF)
-    return found[:, :3], found[:, 3:], erode((full > 0.5).to(full.dtype), 1)
+def whole_head_camera(yaw: float, pitch: float) -> Camera:
+    """A camera that sees all of the head; angles in radians."""
+    return orbit(yaw, pitch, pivot=WHOLE_HEAD_PIVOT, focal=WHOLE_HEAD_FOCAL)
 
 
 @dataclass(frozen=True)
@@ -235,11 +237,6 @@ def main_piece(alpha: Float[Tensor, "1 1 r r"], points: Float[Tensor, "1 m 3"]) 
     return F.max_pool2d(piece, 3, stride=1, padding=1)
 
 
-def erode(mask: Float[Tensor, "n 1 h w"], pixels: int) -> Float[Tensor, "n 1 h w"]:
-    """The smallest value within so many pixels."""
-    return -F.max_pool2d(-mask, 2 * pixels + 1, stride=1, padding=pixels)
-
-
 def guard_losses(
     generator: Generator,
     planes: Float[Tensor, "1 j c p p"],
@@ -253,7 +250,7 @@ def guard_losses(
     With a `side` the volume is rendered with so many pixels along each side, not with as many as the view has.
     """
     side = side or view.colour.shape[-1]
-    alpha = resize(view.alpha, side)
+    solid = view.alpha if view.solid is None else view.solid
     output: VolumeOutput | RenderOutput
     losses = {}
     if colour:
@@ -266,6 +263,6 @@ def guard_losses(
     else:
         output = generator.volume(planes, view.camera, side, cut=CUT)
     return losses | {
-        "side_depth": depth_error(output.depth, resize(view.depth, side), alpha),
-        "side_alpha": squared_error(output.alpha, alpha),
+        "side_depth": depth_error(output.depth, resize(view.depth, side), resize(solid, side)),
+        "side_alpha": squared_error(output.alpha, resize(view.alpha, side)),
     }

@@ -119,8 +119,8 @@ def tune(
         restore_adam(optimiser, resume.tensors)
         rng.set_state(resume.tensors["rng"])
     stop = calibrated_stop(distance.kind, options.stop)
-    prepared = [distance.prepare(view.target.image) for view in task.views]
-    locality = Locality(base, ws, config, distance) if options.locality else None
+    prepared = [distance.prepare(view.target.image) for view in task.views] if look else []
+    locality = Locality(base, ws, config, distance) if look and options.locality else None
 
     def state() -> InversionState:
         tensors = pivot_tensors(pivot) | {"rng": rng.get_state()} | dict(carried or {})

@@ -71,9 +71,9 @@ def backward_warp(
 
 
 def forward_splat(
-    source: Float[Tensor, "1 c s s"],
+    source: Float[Tensor, "1 c h w"],
     points: Float[Tensor, "1 m 3"],
-    weight: Float[Tensor, "1 1 s s"],
+    weight: Float[Tensor, "1 1 h w"],
     camera: Camera,
     side: int,
     occlusion: float = OCCLUSION,

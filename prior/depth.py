@@ -14,20 +14,17 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import math
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headlift.invert.depth_net import SIDE, WIDTHS, DepthGuess, DepthNet, load_depth_net
 from headlift.prior.dataset import DEPTH_UNIT, read_depths
+from headlift.prior.fit import fit, save_net
 from headlift.prior.heads import HELD_OUT, read_heads
 from headlift.prior.perceptual import photograph
 
@@ -137,28 +134,15 @@ def train(
     rng = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     net = DepthNet() if start is None else copy.deepcopy(start).requires_grad_()
-    net.to(memory_format=torch.channels_last)
-    mean = copy.deepcopy(net).requires_grad_(False)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
-    began, shown = time.monotonic(), 0.0
-    for step in range(1, steps + 1):
-        for group in optimiser.param_groups:
-            group["lr"] = lr * min(1.0, step / 50) * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
+
+    def step() -> Float[Tensor, ""]:
         picked = torch.randint(len(pictures), (batch,), generator=rng)
         photo, mask, truth = batch_of(pictures[picked], depth[picked], rng)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             guess = net(photo.to(memory_format=torch.channels_last), mask)
-        value = loss(guess, truth)
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimiser.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(list(mean.parameters()), list(net.parameters()), 1 - min(0.998, step / (step + 9)))
-        shown = shown * 0.98 + float(value.detach()) * 0.02
-        if step % 50 == 0:
-            print(f"{time.monotonic() - began:5.0f} s  step {step}  loss {shown / (1 - 0.98**step):.3f}", flush=True)
-    return mean.eval()
+        return loss(guess, truth)
+
+    return fit(net, step, steps, lr)
 
 
 def main() -> None:
@@ -187,15 +171,7 @@ def main() -> None:
         f"held out: {found['error']:.4f} units, {found['after_shift']:.4f} after the best shift; last surface "
         f"{found['last']:.4f}"
     )
-    about = {
-        "what": "depth of a head from one photo",
-        "made_by": "headlift/prior/depth.py",
-        "trained_on": "headlift's synthetic heads 0-2799 (CC0 assets), nothing else",
-        "licence": "Apache-2.0",
-        "widths": json.dumps(WIDTHS),
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.half().contiguous() for key, value in net.state_dict().items()}, arguments.out, about)
+    save_net(net, arguments.out, "depth of a head from one photo", "headlift/prior/depth.py", WIDTHS)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ from headlift.invert.contextual import EPSILON, contextual_loss
 from headlift.invert.perceptual import load_builtin
 from headlift.invert.regions import OUTLINE, cut, face_mask, inside_polygon, mirrored_box, part_boxes
 from headlift.invert.result import Target
-from headlift.invert.sides import BEHIND, YAW, carry, erode, guard_cameras, lay_out, side_views
+from headlift.invert.sheet import carry, erode, lay_out
+from headlift.invert.side_net import SIDE
+from headlift.invert.sides import BEHIND, YAW, guard_cameras, side_views
 from headlift.invert.surface import Surface
 from headlift.invert.symmetry import mirror_loss, mirror_weight, mirrored
 from headlift.invert.warp import backward_warp, forward_splat, pixel_centres, steps, surface_points, visibility
@@ -140,13 +142,14 @@ def test_a_side_view_takes_colour_depth_and_opacity_from_the_photo_where_it_reac
     side, camera, generator = 32, orbit(0.0, 0.0), solid_generator()
     depth, solid, picture = ball(camera, side)
     target = Target(picture.clamp(-1, 1) * solid + 1 - solid, solid, True)
-    surface = Surface(depth, erode(solid, 1), 1 - solid, depth, torch.zeros_like(solid))
+    far, whole, _ = ball(camera, SIDE)
+    surface = Surface(far, erode(whole, 1), 1 - whole, far, torch.zeros_like(whole))
     ws = generator.w_avg.expand(1, generator.num_ws, -1)
     cameras = guard_cameras(2, camera, target.white, seeded())
     views = side_views(generator, ws, camera, target, cameras, surface)
     planes = generator.planes(ws)
     # colours do not wait for a surface that geometry can be held to
-    untrusted = replace(surface, trust=torch.zeros_like(solid))
+    untrusted = replace(surface, trust=torch.zeros_like(whole))
     for view, same in zip(views, side_views(generator, ws, camera, target, cameras, untrusted), strict=True):
         assert same.seen is not None
         assert torch.equal(same.seen, view.seen)

@@ -13,12 +13,8 @@ import torch
 from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 
-from headlift.eg3d.camera import FFHQ_FOCAL, FFHQ_PIVOT, orbit
+from headlift.eg3d.camera import FFHQ_FOCAL, FFHQ_PIVOT, WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit
 
-WIDE_FOCAL = 3.1
-"""Focal length over the image's side of the lens that sees the whole head."""
-WIDE_PIVOT = (0.0, -0.02, 0.0)
-"""What it looks at, world units."""
 LOWEST = -0.4
 """Recipe 2's least pitch (radians): from under about -0.45 one sees into the open bottom of the bust."""
 EVALUATION_YAWS = (0, -30, 30, -60, 60, -90, 90, -135, 135, 180)
@@ -38,7 +34,7 @@ class View:
         """EG3D's label, float32."""
         yaw, pitch = (torch.tensor(angle, dtype=torch.float64) for angle in (self.yaw, self.pitch))
         if self.wide:
-            camera = orbit(yaw, pitch, pivot=WIDE_PIVOT, focal=WIDE_FOCAL)
+            camera = orbit(yaw, pitch, pivot=WHOLE_HEAD_PIVOT, focal=WHOLE_HEAD_FOCAL)
         else:
             camera = orbit(yaw, pitch, pivot=FFHQ_PIVOT, focal=FFHQ_FOCAL)
         return camera.label[0].to(torch.float32).numpy()

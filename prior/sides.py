@@ -1,0 +1,273 @@
+"""Train the network that finishes the views beside a photo's (`headlift.invert.side_net`).
+
+    python -m headlift.prior.sides HEADS --out prior/data/sides.safetensors
+
+HEADS holds `heads-*.zip`. A sample is two pictures of a head: one taken with the lens of EG3D's crops, laid out in
+space by the depth network, and another of its cameras, whose picture is to be told. Light changes between some of the
+pictures: pairs that differ where the first one reaches are left out. Heads 2800 to 2999 are left out too, and measured
+at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from headlift.invert.losses import resize
+from headlift.invert.metrics import psnr
+from headlift.invert.result import Target
+from headlift.invert.side_net import CAMERAS, CHANNELS, MIRROR, SIDE, WIDTHS, SideNet, asked, load_side_net
+from headlift.invert.surface import photo_surface
+from headlift.prior.depth import roughen
+from headlift.prior.fit import fit, save_net
+from headlift.prior.heads import HELD_OUT, Heads, read_heads
+from headlift.prior.perceptual import photograph, uniform
+from headlift.values import Camera
+
+FACING = 0.9
+"""Photos are taken from at most this far to the side, radians."""
+SAME_LIGHT = 0.08
+"""Pairs whose colours differ by more (root of the mean square, units of [-1, 1], at `BLOCKS` pixels) are of different
+light."""
+SEEN_WEIGHT = 0.1
+"""What the photo's own pixels count beside the others."""
+PHOTOS = 2
+"""Photos of a head that are learned from."""
+BLOCKS = 16
+"""Side of the pictures by which light is told."""
+SQUARE, ALPHA = 2.0, 0.3
+"""Weights of squared error and opacity beside L1."""
+CHUNK = 200
+"""Photos that are handed to the processes at a time."""
+PICTURES = CHANNELS - CAMERAS
+"""Channels of the network's input that differ from pixel to pixel."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pairs of pictures, ready to learn from; rows belong together."""
+
+    known: Float[Tensor, "n c s s"]
+    """What the network is given (`asked`), but for what is the same in all pixels; half precision."""
+    cameras: Float[Tensor, "n k"]
+    """That."""
+    truth: UInt8[Tensor, "n 4 s s"]
+    """RGB on white, and alpha."""
+    head: Int[Tensor, " n"]
+    """Which head it is."""
+
+    def __getitem__(self, rows: Tensor) -> Samples:
+        return Samples(self.known[rows], self.cameras[rows], self.truth[rows], self.head[rows])
+
+
+def partners(heads: Heads) -> list[tuple[int, list[int]]]:
+    """Rows of photos, and with each the rows of the head's other pictures; `PHOTOS` a head."""
+    position = heads.labels[:, [3, 7, 11]]
+    photo = ~heads.wide & (np.abs(np.arctan2(position[:, 0], position[:, 2])) < FACING)
+    found = []
+    for rows in heads.views(sorted(heads.params)).values():
+        found += [(int(row), [int(other) for other in rows if other != row]) for row in rows[photo[rows]][:PHOTOS]]
+    return found
+
+
+def small_picture(pixels: UInt8[np.ndarray, "s s 4"]) -> Float[Tensor, "1 4 r r"]:
+    """RGB times alpha, and alpha, in [0, 1], at `SIDE` pixels."""
+    straight = torch.from_numpy(np.array(pixels)).float().permute(2, 0, 1)[None] / 255
+    return resize(torch.cat([straight[:, :3] * straight[:, 3:], straight[:, 3:]], 1), SIDE)
+
+
+@torch.no_grad()
+def prepare(heads: Heads, photo_row: int, others: Sequence[int]) -> Samples:
+    """What the network is to learn of one photo: a row for each other picture in the same light.
+
+    Depth comes from the photo as a bad camera would have taken it, with a mask as segmentation draws it (`roughen`),
+    colours from the photo itself.
+    """
+    rng = torch.Generator().manual_seed(photo_row)
+    photo = small_picture(heads.images[photo_row])
+    mask = roughen(photo[:, 3:], rng)
+    surface = photo_surface(Target(photograph(photo, rng) * mask + (1 - mask), mask, True))
+    straight = photo[:, :3] / photo[:, 3:].clamp_min(1e-3)
+    target = Target((straight * 2 - 1) * mask + (1 - mask), mask, True)
+    labels = torch.from_numpy(heads.labels)
+    known, truth = [], []
+    for row in others:
+        view = asked(target, surface, Camera.from_label(labels[photo_row, None]), Camera.from_label(labels[row, None]))
+        rgba = small_picture(heads.images[row])
+        wanted = torch.cat([rgba[:, :3] + 1 - rgba[:, 3:], rgba[:, 3:]], 1)
+        if same_light(view, wanted):
+            known.append(view)
+            truth.append((wanted * 255).round().byte())
+    if not known:
+        return Samples(*(torch.zeros(0, *shape) for shape in ((PICTURES, SIDE, SIDE), (CAMERAS,), (4, SIDE, SIDE), ())))
+    every = torch.cat(known)
+    head = torch.full((len(every),), int(heads.head[photo_row]))
+    return Samples(every[:, :PICTURES].half(), every[:, PICTURES:, 0, 0], torch.cat(truth), head)
+
+
+def same_light(known: Float[Tensor, "1 c s s"], truth: Float[Tensor, "1 4 s s"]) -> bool:
+    """Whether the photo, where it reaches, has the colours of the truth; where it hardly does, nobody can tell."""
+    both = known[:, 3:4] * truth[:, 3:]
+    carried, wanted, full = (
+        F.avg_pool2d(x, SIDE // BLOCKS) for x in (known[:, :3] * both, (truth[:, :3] * 2 - 1) * both, both)
+    )
+    there = (full > 0.5).float()
+    if float(there.mean()) < 0.02:
+        return True
+    apart = ((carried - wanted) / full.clamp_min(1e-3)).square()
+    return float((apart * there).sum() / (3 * there.sum())) < SAME_LIGHT**2
+
+
+def read_samples(folder: Path, cache: Path | None, procs: int) -> Samples:
+    """All samples of a folder of heads; kept in the file `cache`, if one is named."""
+    if cache is not None and cache.exists():
+        return Samples(**torch.load(cache, mmap=True, weights_only=True))
+    heads = read_heads(folder)
+    rows = partners(heads)
+    parts: list[Samples] = []
+    with ProcessPoolExecutor(procs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for begin in range(0, len(rows), CHUNK):
+            chosen = rows[begin : begin + CHUNK]
+            pieces = [part_of(heads, photo, others) for photo, others in chosen]
+            parts += [found for found in pool.map(prepare, *zip(*pieces, strict=True), chunksize=8) if len(found.head)]
+            print(f"{begin + len(chosen)} of {len(rows)} photos, {sum(len(p.head) for p in parts)} pairs", flush=True)
+    fields = ("known", "cameras", "truth", "head")
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in fields}
+    if cache is not None:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(joined, cache)
+    return Samples(**joined)
+
+
+def part_of(heads: Heads, photo: int, others: Sequence[int]) -> tuple[Heads, int, list[int]]:
+    """The same with nothing but these pictures, for another process."""
+    rows = [photo, *others]
+    few = Heads(heads.images[rows], heads.labels[rows], heads.head[rows], {})
+    return few, 0, list(range(1, len(rows)))
+
+
+def batch_of(samples: Samples, rng: torch.Generator) -> tuple[Float[Tensor, "n c s s"], Float[Tensor, "n 4 s s"]]:
+    """Inputs and truths (RGB on white in [-1, 1], alpha): mirrored and with other colours at random."""
+    count = len(samples.head)
+    known, truth = samples.known.float(), samples.truth.float() / 255
+    cameras = samples.cameras[:, :, None, None].expand(-1, -1, SIDE, SIDE)
+    flipped = torch.rand(count, 1, 1, 1, generator=rng) < 0.5
+    known = torch.where(flipped, known.flip(3), known)
+    truth = torch.where(flipped, truth.flip(3), truth)
+    cameras = torch.where(flipped, cameras * torch.tensor(MIRROR)[None, :, None, None], cameras)
+    gain = torch.exp(torch.randn(count, 3, 1, 1, generator=rng) * 0.25) * uniform(count, 0.5, 1.3, rng)
+    shift = torch.randn(count, 1, 1, 1, generator=rng) * 0.2
+
+    def coloured(rgb: Tensor, there: Tensor) -> Tensor:
+        """Of what is there: `rgb` in [-1, 1], times `there`."""
+        return rgb * gain + (gain - 1 + shift) * there
+
+    alpha = truth[:, 3:]
+    front, behind = coloured(known[:, :3], known[:, 3:4]), coloured(known[:, 5:8], (known[:, 8:9] > 0).float())
+    wanted = coloured((truth[:, :3] * 2 - 1) - (1 - alpha), alpha) + (1 - alpha)
+    inputs = torch.cat([front, known[:, 3:5], behind, known[:, 8:], cameras], 1)
+    return inputs, torch.cat([wanted, alpha], 1)
+
+
+def error(
+    picture: Float[Tensor, "n 3 s s"],
+    odds: Float[Tensor, "n 1 s s"],
+    truth: Float[Tensor, "n 4 s s"],
+    seen: Float[Tensor, "n 1 s s"],
+) -> Float[Tensor, ""]:
+    """L1 and squared error of the picture and cross-entropy of opacity, the photo's own pixels at `SEEN_WEIGHT`."""
+    weight = 1 - (1 - SEEN_WEIGHT) * seen
+    apart = picture - truth[:, :3]
+    entropy = F.binary_cross_entropy_with_logits(odds, truth[:, 3:], reduction="none")
+    return (weight * (apart.abs() + SQUARE * apart.square())).mean() + ALPHA * (weight * entropy).mean()
+
+
+@torch.no_grad()
+def measure(net: SideNet, samples: Samples) -> dict[str, float]:
+    """PSNR over mid-grey on the head of the truth, means over the samples: where the photo does not reach, where it
+    does, and what the photo itself has there; and the mean of the silhouettes' intersection over union."""
+    found = []
+    for k in range(len(samples.head)):
+        row = samples[torch.tensor([k])]
+        known = torch.cat([row.known.float(), row.cameras[:, :, None, None].expand(-1, -1, SIDE, SIDE)], 1)
+        truth = row.truth.float() / 255
+        picture, odds = net(known)
+        alpha, solid = truth[:, 3:], truth[:, 3:] > 0.5
+        grey = truth[:, :3] * 2 - 1 - (1 - alpha)
+        shown, seen = picture.clamp(-1, 1) - (1 - odds.sigmoid()), known[:, 3:4]
+        shape = odds > 0
+        overlap = float((shape & solid).sum() / (shape | solid).sum())
+        hidden = solid * (1 - seen)
+        reached = solid * seen
+        found.append(
+            [psnr(shown, grey, hidden), psnr(shown, grey, reached), psnr(known[:, :3], grey, reached), overlap]
+        )
+    means = np.ma.masked_invalid(np.asarray(found)).mean(axis=0).filled(np.nan)
+    return dict(zip(("hidden", "reached", "photo", "overlap"), map(float, means), strict=True))
+
+
+def train(
+    samples: Samples,
+    rows: Int[Tensor, " k"],
+    steps: int,
+    batch: int = 12,
+    lr: float = 2e-3,
+    seed: int = 0,
+    start: SideNet | None = None,
+) -> SideNet:
+    """Train on these rows, from random weights or from `start`; the running mean of the weights is given back."""
+    rng = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    net = SideNet() if start is None else copy.deepcopy(start).requires_grad_()
+    if start is None:
+        nn.init.zeros_(net.out.weight)
+
+    def step() -> Float[Tensor, ""]:
+        known, truth = batch_of(samples[rows[torch.randint(len(rows), (batch,), generator=rng)]], rng)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            picture, odds = net(known.to(memory_format=torch.channels_last))
+        return error(picture, odds, truth, known[:, 3:4])
+
+    return fit(net, step, steps, lr)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("heads", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / "sides.safetensors")
+    parser.add_argument("--cache", type=Path, help="file that keeps the prepared pairs")
+    parser.add_argument("--steps", type=int, default=8000, help="about 0.4 seconds each on one core")
+    parser.add_argument("--go-on", action="store_true", help="start from the network that is shipped")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--procs", type=int, default=2, help="processes that prepare pairs")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    samples = read_samples(arguments.heads, arguments.cache, arguments.procs)
+    held_out = (samples.head >= HELD_OUT.start) & (samples.head < HELD_OUT.stop)
+    print(f"{len(held_out)} pairs, {int(held_out.sum())} of them held out", flush=True)
+    start = load_side_net() if arguments.go_on else None
+    rows = held_out.logical_not().nonzero()[:, 0]
+    net = train(samples, rows, arguments.steps, lr=arguments.lr, seed=arguments.seed, start=start)
+    save_net(net, arguments.out, "views beside a photo's own", "headlift/prior/sides.py", WIDTHS)
+    found = measure(net, samples[held_out.nonzero()[:, 0]])
+    print(
+        f"held out: {found['hidden']:.2f} dB where the photo does not reach; where it does {found['reached']:.2f} dB, "
+        f"the photo itself {found['photo']:.2f} dB; silhouettes {found['overlap']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

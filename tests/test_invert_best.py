@@ -1,0 +1,55 @@
+"""The default method's own terms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from small_networks import solid_generator
+
+from headlift.config import preset, published
+from headlift.eg3d.camera import orbit
+from headlift.invert import best as method
+from headlift.invert.invert import ignore, never
+from headlift.invert.result import Target
+from headlift.invert.side_net import SIDE
+from headlift.invert.sides import search_cameras
+from headlift.invert.surface import Surface
+from headlift.invert.task import Moment, Task, View, no_terms
+from headlift.values import Camera
+
+
+def test_the_search_looks_at_the_views_that_the_side_network_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, camera = solid_generator(), orbit(0.2, 0.0)
+    ws = generator.w_avg.expand(1, generator.num_ws, -1)
+    planes = generator.planes(ws)
+    flat = torch.ones(1, 1, SIDE, SIDE)
+    view = View(
+        Target(flat.expand(-1, 3, -1, -1), flat, True),
+        camera,
+        np.eye(2),
+        None,
+        None,
+        Surface(2.7 * flat, flat, 1 - flat, 2.8 * flat, flat),
+    )
+    asked: list[Camera] = []
+    shade = 0.0
+
+    def told(target: Target, surface: Surface, photo: Camera, other: Camera) -> tuple[torch.Tensor, torch.Tensor]:
+        """The generator's own picture, in another shade."""
+        assert photo is camera
+        asked.append(other)
+        volume = generator.volume(planes, other)
+        return volume.features[:, :3] + shade, volume.alpha
+
+    monkeypatch.setattr(method, "guess_view", told)
+    task = Task(generator, (view,), preset("standard").inversion, 0, never, None, ignore)
+    moments = [Moment(generator, planes, ws, (camera,), (), done) for done in range(4)]
+    right = method.beside(task)
+    assert all(sum(map(float, right(moment).values())) < 1e-6 for moment in moments)
+    shade = 0.5
+    wrong = method.beside(task)
+    assert [float(wrong(moment)["side_colour"]) for moment in moments] == pytest.approx([0.25] * 4, rel=1e-4)
+    assert len(asked) == 2 * len(search_cameras(camera))
+    plain = Task(generator, (view,), published("pti"), 0, never, None, ignore)
+    assert method.beside(plain) is no_terms

@@ -1,0 +1,158 @@
+"""The network that finishes side views: what it is given, and that it learns, on painted balls."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from headlift.eg3d.camera import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit
+from headlift.invert.result import Target
+from headlift.invert.side_net import CAMERAS, CHANNELS, MIRROR, SIDE, SideNet, asked, guess_view, load_side_net
+from headlift.invert.surface import Surface
+from headlift.invert.warp import surface_points
+from headlift.prior.heads import Heads
+from headlift.prior.sides import (
+    Samples,
+    batch_of,
+    error,
+    measure,
+    partners,
+    prepare,
+    read_samples,
+    same_light,
+    train,
+)
+from headlift.values import Camera
+
+RADIUS = 0.3
+
+
+def ball(camera: Camera, tint: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Distance to the first and to the last surface of a ball round the origin, its mask, and its paint in [-1, 1]."""
+    rays = surface_points(torch.ones(1, 1, SIDE, SIDE), camera) - camera.origin[:, None]
+    middle = -(rays * camera.origin[:, None]).sum(-1)
+    root = middle.square() - (camera.origin.square().sum(-1, keepdim=True) - RADIUS**2)
+    inside = (root > 0).float().reshape(1, 1, SIDE, SIDE)
+    half = root.clamp_min(0).sqrt()
+    first, last = ((middle + sign * half).reshape(1, 1, SIDE, SIDE) for sign in (-1, 1))
+    paint = (surface_points(first, camera)[0] * 6).sin().T.reshape(1, 3, SIDE, SIDE) * 0.8 + tint
+    return first, last, inside, paint.clamp(-1, 1)
+
+
+def photo_of(camera: Camera) -> tuple[Target, Surface]:
+    first, last, inside, paint = ball(camera)
+    return Target(paint * inside + 1 - inside, inside, True), Surface(first, inside, 1 - inside, last, inside)
+
+
+def heads(tints: tuple[float, ...]) -> Heads:
+    """Two balls, each seen by a crop's lens from the front and from a side, and by a wide one from behind."""
+    cameras = [orbit(0.0, 0.0), orbit(0.4, 0.1), orbit(2.8, 0.0, pivot=WHOLE_HEAD_PIVOT, focal=WHOLE_HEAD_FOCAL)]
+    images, labels = [], []
+    for _ in range(2):
+        for camera, tint in zip(cameras, tints, strict=True):
+            _, _, inside, paint = ball(camera, tint)
+            rgba = torch.cat([(paint + 1) / 2, inside], 1)[0].permute(1, 2, 0)
+            images.append((rgba * 255).round().byte().numpy())
+            labels.append(camera.label[0].numpy())
+    return Heads(np.stack(images), np.stack(labels), np.repeat([0, 2900], 3), {0: {}, 2900: {}})
+
+
+def test_it_is_given_the_photo_where_it_reaches_and_the_heads_inside() -> None:
+    here, there = orbit(0.0, 0.0), orbit(0.6, 0.0)
+    known = asked(*photo_of(here), here, there)
+    assert known.shape == (1, CHANNELS, SIDE, SIDE)
+    first, _, inside, paint = ball(there)
+    seen = known[:, 3:4] > 0
+    assert 0.5 < float((seen * inside).sum() / inside.sum()) < 0.95
+    assert float((known[:, :3] - paint).abs()[seen.expand_as(paint)].median()) < 0.02
+    distance = known[:, 4:5] * 0.25 + 2.7
+    assert float((distance - first).abs()[seen].median()) < 2e-3
+    filled = (known[:, 8:9] > 0.5).float()
+    assert float((filled * inside).sum()) > 0.9 * float(inside.sum())  # all of the silhouette, seen or not
+    assert float((filled * (1 - inside)).sum()) < 0.02 * float(inside.sum())
+    directions = known[0, -CAMERAS:, 0, 0]
+    assert torch.allclose(directions, torch.tensor([math.sin(0.6), 0, math.cos(0.6), 0, 0, 1, 1]), atol=1e-6)
+
+
+def test_a_mirrored_sample_is_that_of_the_mirrored_photo() -> None:
+    here, there = orbit(0.2, 0.1), orbit(-0.4, -0.1)
+    target, surface = photo_of(here)
+    known = asked(target, surface, here, there)
+    flipped = Surface(*(getattr(surface, name).flip(3) for name in ("depth", "trust", "clear", "last", "last_trust")))
+    mirrored = asked(
+        Target(target.image.flip(3), target.mask.flip(3), True), flipped, orbit(-0.2, 0.1), orbit(0.4, -0.1)
+    )
+    expected = known.flip(3) * torch.cat([torch.ones(CHANNELS - CAMERAS), torch.tensor(MIRROR)])[None, :, None, None]
+    assert float(((mirrored - expected).abs() > 0.05).float().mean()) < 0.01
+
+
+def test_pairs_in_other_light_are_left_out() -> None:
+    alike, unlike = heads((0.0, 0.0, 0.0)), heads((0.0, 0.4, 0.0))
+    assert partners(alike) == [(0, [1, 2]), (1, [0, 2]), (3, [4, 5]), (4, [3, 5])]
+    here, there = orbit(0.0, 0.0), orbit(0.4, 0.1)
+    known = asked(*photo_of(here), here, there)
+    for tint, same in ((0.0, True), (0.4, False)):
+        _, _, inside, paint = ball(there, tint)
+        assert same_light(known, torch.cat([(paint * inside + 1 - inside + 1) / 2, inside], 1)) is same
+    found = prepare(unlike, 0, [1, 2])
+    # from behind nothing of the photo is seen, and nobody can tell
+    assert len(found.head) == 1
+    assert float(found.cameras[0, 2]) < 0
+
+
+def test_it_learns_what_the_photo_does_not_show(tmp_path: Path) -> None:
+    here, there = orbit(0.0, 0.0), orbit(0.8, 0.0)
+    known, (_, _, inside, paint) = asked(*photo_of(here), here, there), ball(there)
+    truth = torch.cat([(paint * inside + 1 - inside + 1) / 2, inside], 1)
+    one = Samples(
+        known[:, :-CAMERAS].half(), known[:, -CAMERAS:, 0, 0], (truth * 255).round().byte(), torch.tensor([0])
+    )
+    torch.manual_seed(0)
+    untrained = measure(SideNet(), one)
+    trained = measure(train(one, torch.tensor([0]), steps=150, batch=2, lr=5e-3), one)
+    assert trained["hidden"] > untrained["hidden"] + 3
+    assert trained["overlap"] > max(0.9, untrained["overlap"])
+    cache = tmp_path / "pairs.pt"
+    kept = {name: getattr(one, name) for name in ("known", "cameras", "truth", "head")}
+    torch.save(kept, cache)
+    again = read_samples(tmp_path, cache, 1)
+    assert torch.equal(again.truth, one.truth)
+
+
+def test_colours_change_together_and_stay_on_white() -> None:
+    here, there = orbit(0.0, 0.0), orbit(0.4, 0.0)
+    known, (_, _, inside, paint) = asked(*photo_of(here), here, there), ball(there)
+    truth = torch.cat([(paint * inside + 1 - inside + 1) / 2, inside], 1)
+    one = Samples(
+        known[:, :-CAMERAS].half(), known[:, -CAMERAS:, 0, 0], (truth * 255).round().byte(), torch.tensor([0])
+    )
+    for seed in range(4):
+        inputs, wanted = batch_of(one, torch.Generator().manual_seed(seed))
+        seen = (inputs[:, 3:4] > 0).expand_as(wanted[:, :3])
+        assert float((inputs[:, :3] - wanted[:, :3]).abs()[seen].median()) < 0.03
+        assert float((wanted[:, :3] - 1).abs()[(wanted[:, 3:] == 0).expand_as(wanted[:, :3])].max()) < 1e-5
+
+
+def test_the_loss_of_a_constant_error() -> None:
+    """Off by 0.1 everywhere: 0.1 + 2 x 0.01, and opacity known to odds of even: 0.3 log 2; half of it is seen."""
+    truth = torch.zeros(1, 4, 8, 8)
+    seen = torch.zeros(1, 1, 8, 8)
+    seen[..., :4] = 1
+    value = error(truth[:, :3] + 0.1, torch.zeros(1, 1, 8, 8), truth, seen)
+    assert float(value) == pytest.approx((1 + 0.1) / 2 * (0.12 + 0.3 * math.log(2)), rel=1e-5)
+
+
+def test_the_network_that_is_shipped_tells_a_whole_view() -> None:
+    here, there = orbit(0.0, 0.0), orbit(0.5, 0.0)
+    picture, opacity = guess_view(*photo_of(here), here, there)
+    assert picture.shape == (1, 3, SIDE, SIDE)
+    assert opacity.shape == (1, 1, SIDE, SIDE)
+    assert float(picture.abs().max()) <= 1
+    corner = opacity[..., :8, :8]
+    assert float(corner.max()) < 0.1
+    assert sum(p.numel() for p in load_side_net().parameters()) < 3_000_000
