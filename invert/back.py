@@ -36,7 +36,7 @@ RATE = 0.3
 """Adam's learning rate."""
 RAMPDOWN = 0.4
 """Share of the steps over which it falls."""
-SIDE = 32
+SIDE = 48
 """Side of what the volume shows of the back, pixels: what is wanted there is smooth."""
 WEIGHTS = GUARD | {"side_colour": 1.0}
 RAYS, SAMPLES = 64, 64

@@ -3,7 +3,7 @@
 Where the photo reaches, a side view shows the photo itself: its pixels are laid out in space by the depth that is known
 of them (`surface.py`; else the pivot's) and seen from there, colours and depth (SPI's neighbour views, Yin et al. 2023;
 HFGI3D's pseudo views, Xie et al. 2023). Elsewhere a network tells colours and opacity (`side_net.py`), and depth stays
-as the pivot has it. As colours of hair and skin vary more than what the network learned from, they are mixed with tones:
+as the pivot has it. As hair and skin vary more than what the network learned from, its colours are mixed with tones:
 those of the photo at points that it does see and that are alike in place and in the pivot's colour. Priors whose
 pictures the network does not know have tones alone, and the pivot's own opacity.
 """

@@ -165,8 +165,8 @@ def batch_of(samples: Samples, rng: torch.Generator) -> tuple[Float[Tensor, "n c
     known = torch.where(flipped, known.flip(3), known)
     truth = torch.where(flipped, truth.flip(3), truth)
     cameras = torch.where(flipped, cameras * torch.tensor(MIRROR)[None, :, None, None], cameras)
-    gain = torch.exp(torch.randn(count, 3, 1, 1, generator=rng) * 0.25) * uniform(count, 0.5, 1.3, rng)
-    shift = torch.randn(count, 1, 1, 1, generator=rng) * 0.2
+    gain = torch.exp(torch.randn(count, 3, 1, 1, generator=rng) * 0.15) * uniform(count, 0.7, 1.15, rng)
+    shift = torch.randn(count, 1, 1, 1, generator=rng) * 0.1
 
     def coloured(rgb: Tensor, there: Tensor) -> Tensor:
         """Of what is there: `rgb` in [-1, 1], times `there`."""
@@ -224,6 +224,7 @@ def train(
     lr: float = 2e-3,
     seed: int = 0,
     start: SideNet | None = None,
+    device: str = "cpu",
 ) -> SideNet:
     """Train on these rows, from random weights or from `start`; the running mean of the weights is given back."""
     rng = torch.Generator().manual_seed(seed)
@@ -231,14 +232,16 @@ def train(
     net = SideNet() if start is None else copy.deepcopy(start).requires_grad_()
     if start is None:
         nn.init.zeros_(net.out.weight)
+    net.to(device)
 
     def step() -> Float[Tensor, ""]:
         known, truth = batch_of(samples[rows[torch.randint(len(rows), (batch,), generator=rng)]], rng)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            picture, odds = net(known.to(memory_format=torch.channels_last))
+        known, truth = known.to(device, memory_format=torch.channels_last), truth.to(device)
+        with torch.autocast(known.device.type, dtype=torch.bfloat16):
+            picture, odds = net(known)
         return error(picture, odds, truth, known[:, 3:4])
 
-    return fit(net, step, steps, lr)
+    return fit(net, step, steps, lr).cpu()
 
 
 def main() -> None:
@@ -250,7 +253,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8000, help="about 0.4 seconds each on one core")
     parser.add_argument("--go-on", action="store_true", help="start from the network that is shipped")
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--procs", type=int, default=2, help="processes that prepare pairs")
     arguments = parser.parse_args()
@@ -260,7 +265,8 @@ def main() -> None:
     print(f"{len(held_out)} pairs, {int(held_out.sum())} of them held out", flush=True)
     start = load_side_net() if arguments.go_on else None
     rows = held_out.logical_not().nonzero()[:, 0]
-    net = train(samples, rows, arguments.steps, lr=arguments.lr, seed=arguments.seed, start=start)
+    settings = {name: getattr(arguments, name) for name in ("steps", "batch", "lr", "seed", "device")}
+    net = train(samples, rows, **settings, start=start)
     save_net(net, arguments.out, "views beside a photo's own", "headlift/prior/sides.py", WIDTHS)
     found = measure(net, samples[held_out.nonzero()[:, 0]])
     print(
