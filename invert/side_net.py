@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from headlift.eg3d.camera import FFHQ_FOCAL
 from headlift.invert.losses import resize
 from headlift.invert.result import Target
 from headlift.invert.sheet import carry, lay_out
@@ -37,8 +38,6 @@ FILLED = 0.2
 """Of those layers what lies so far behind the nearest is hidden, world units."""
 DISTANCE_SCALE = 0.25
 """World units that a distance of 1 stands for."""
-CROP_FOCAL = 4.2647
-"""The lens of EG3D's crops."""
 FILE = "sides.safetensors"
 
 
@@ -75,7 +74,7 @@ def asked(target: Target, surface: Surface, camera: Camera, view: Camera) -> Flo
     filled, full = forward_splat(source, layers, torch.cat([inside] * len(LAYERS), 2), view, SIDE, FILLED)
     radius = torch.linalg.vector_norm(view.origin)
     directions = torch.cat([view.origin[0] / radius, camera.origin[0] / torch.linalg.vector_norm(camera.origin)])
-    constants = torch.cat([directions, view.intrinsics[0, :1, 0] / CROP_FOCAL])
+    constants = torch.cat([directions, view.intrinsics[0, :1, 0] / FFHQ_FOCAL])
     return torch.cat(
         [
             colour * seen,
@@ -88,6 +87,12 @@ def asked(target: Target, surface: Surface, camera: Camera, view: Camera) -> Flo
         ],
         1,
     )
+
+
+def mirrored(known: Float[Tensor, "n c s s"]) -> Float[Tensor, "n c s s"]:
+    """What is known of the mirrored view of the mirrored photo."""
+    signs = torch.cat([known.new_ones(CHANNELS - CAMERAS), known.new_tensor(MIRROR)])
+    return known.flip(3) * signs[None, :, None, None]
 
 
 @cache
@@ -106,8 +111,7 @@ def guess_view(
     """
     net = load_side_net().to(target.image.device)
     known = asked(target, surface, camera, view)
-    signs = torch.cat([known.new_ones(CHANNELS - CAMERAS), known.new_tensor(MIRROR)])
-    pictures, odds = net(torch.cat([known, known.flip(3) * signs[None, :, None, None]]))
+    pictures, odds = net(torch.cat([known, mirrored(known)]))
     both = torch.cat([pictures.clamp(-1, 1), odds.sigmoid()], 1)
     picture, opacity = ((both[:1] + both[1:].flip(3)) / 2).split((3, 1), 1)
     return picture, opacity

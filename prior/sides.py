@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from headlift.invert.losses import resize
 from headlift.invert.metrics import psnr
 from headlift.invert.result import Target
-from headlift.invert.side_net import CAMERAS, CHANNELS, MIRROR, SIDE, WIDTHS, SideNet, asked, load_side_net
+from headlift.invert.side_net import CAMERAS, CHANNELS, SIDE, WIDTHS, SideNet, asked, load_side_net, mirrored
 from headlift.invert.surface import photo_surface
 from headlift.prior.depth import roughen
 from headlift.prior.fit import fit, save_net
@@ -156,15 +156,18 @@ def part_of(heads: Heads, photo: int, others: Sequence[int]) -> tuple[Heads, int
     return few, 0, list(range(1, len(rows)))
 
 
+def inputs_of(samples: Samples) -> Float[Tensor, "n c s s"]:
+    """What the network is given."""
+    return torch.cat([samples.known.float(), samples.cameras[:, :, None, None].expand(-1, -1, SIDE, SIDE)], 1)
+
+
 def batch_of(samples: Samples, rng: torch.Generator) -> tuple[Float[Tensor, "n c s s"], Float[Tensor, "n 4 s s"]]:
     """Inputs and truths (RGB on white in [-1, 1], alpha): mirrored and with other colours at random."""
     count = len(samples.head)
-    known, truth = samples.known.float(), samples.truth.float() / 255
-    cameras = samples.cameras[:, :, None, None].expand(-1, -1, SIDE, SIDE)
+    known, truth = inputs_of(samples), samples.truth.float() / 255
     flipped = torch.rand(count, 1, 1, 1, generator=rng) < 0.5
-    known = torch.where(flipped, known.flip(3), known)
+    known = torch.where(flipped, mirrored(known), known)
     truth = torch.where(flipped, truth.flip(3), truth)
-    cameras = torch.where(flipped, cameras * torch.tensor(MIRROR)[None, :, None, None], cameras)
     gain = torch.exp(torch.randn(count, 3, 1, 1, generator=rng) * 0.15) * uniform(count, 0.7, 1.15, rng)
     shift = torch.randn(count, 1, 1, 1, generator=rng) * 0.1
 
@@ -175,7 +178,7 @@ def batch_of(samples: Samples, rng: torch.Generator) -> tuple[Float[Tensor, "n c
     alpha = truth[:, 3:]
     front, behind = coloured(known[:, :3], known[:, 3:4]), coloured(known[:, 5:8], (known[:, 8:9] > 0).float())
     wanted = coloured((truth[:, :3] * 2 - 1) - (1 - alpha), alpha) + (1 - alpha)
-    inputs = torch.cat([front, known[:, 3:5], behind, known[:, 8:], cameras], 1)
+    inputs = torch.cat([front, known[:, 3:5], behind, known[:, 8:]], 1)
     return inputs, torch.cat([wanted, alpha], 1)
 
 
@@ -199,7 +202,7 @@ def measure(net: SideNet, samples: Samples) -> dict[str, float]:
     found = []
     for k in range(len(samples.head)):
         row = samples[torch.tensor([k])]
-        known = torch.cat([row.known.float(), row.cameras[:, :, None, None].expand(-1, -1, SIDE, SIDE)], 1)
+        known = inputs_of(row)
         truth = row.truth.float() / 255
         picture, odds = net(known)
         alpha, solid = truth[:, 3:], truth[:, 3:] > 0.5
