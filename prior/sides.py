@@ -87,31 +87,30 @@ def small_picture(pixels: UInt8[np.ndarray, "s s 4"]) -> Float[Tensor, "1 4 r r"
 
 
 @torch.no_grad()
-def prepare(heads: Heads, photo_row: int, others: Sequence[int]) -> Samples:
-    """What the network is to learn of one photo: a row for each other picture in the same light.
+def prepare(heads: Heads, seed: int) -> Samples | None:
+    """What the network is to learn of one head's photo, the first row: a sample for each other row in the same light.
 
     Depth comes from the photo as a bad camera would have taken it, with a mask as segmentation draws it (`roughen`),
     colours from the photo itself.
     """
-    rng = torch.Generator().manual_seed(photo_row)
-    photo = small_picture(heads.images[photo_row])
+    rng = torch.Generator().manual_seed(seed)
+    photo = small_picture(heads.images[0])
     mask = roughen(photo[:, 3:], rng)
     surface = photo_surface(Target(photograph(photo, rng) * mask + (1 - mask), mask, True))
     straight = photo[:, :3] / photo[:, 3:].clamp_min(1e-3)
     target = Target((straight * 2 - 1) * mask + (1 - mask), mask, True)
-    labels = torch.from_numpy(heads.labels)
+    camera, *others = (Camera.from_label(label[None]) for label in torch.from_numpy(heads.labels))
     known, truth = [], []
-    for row in others:
-        view = asked(target, surface, Camera.from_label(labels[photo_row, None]), Camera.from_label(labels[row, None]))
-        rgba = small_picture(heads.images[row])
+    for other, image in zip(others, heads.images[1:], strict=True):
+        view, rgba = asked(target, surface, camera, other), small_picture(image)
         wanted = torch.cat([rgba[:, :3] + 1 - rgba[:, 3:], rgba[:, 3:]], 1)
         if same_light(view, wanted):
             known.append(view)
             truth.append((wanted * 255).round().byte())
     if not known:
-        return Samples(*(torch.zeros(0, *shape) for shape in ((PICTURES, SIDE, SIDE), (CAMERAS,), (4, SIDE, SIDE), ())))
+        return None
     every = torch.cat(known)
-    head = torch.full((len(every),), int(heads.head[photo_row]))
+    head = torch.full((len(every),), int(heads.head[0]))
     return Samples(every[:, :PICTURES].half(), every[:, PICTURES:, 0, 0], torch.cat(truth), head)
 
 
@@ -138,8 +137,9 @@ def read_samples(folder: Path, cache: Path | None, procs: int) -> Samples:
     with ProcessPoolExecutor(procs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for begin in range(0, len(rows), CHUNK):
             chosen = rows[begin : begin + CHUNK]
-            pieces = [part_of(heads, photo, others) for photo, others in chosen]
-            parts += [found for found in pool.map(prepare, *zip(*pieces, strict=True), chunksize=8) if len(found.head)]
+            pieces = [part_of(heads, [photo, *others]) for photo, others in chosen]
+            seeds = [photo for photo, _ in chosen]
+            parts += [found for found in pool.map(prepare, pieces, seeds, chunksize=8) if found is not None]
             print(f"{begin + len(chosen)} of {len(rows)} photos, {sum(len(p.head) for p in parts)} pairs", flush=True)
     fields = ("known", "cameras", "truth", "head")
     joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in fields}
@@ -149,11 +149,9 @@ def read_samples(folder: Path, cache: Path | None, procs: int) -> Samples:
     return Samples(**joined)
 
 
-def part_of(heads: Heads, photo: int, others: Sequence[int]) -> tuple[Heads, int, list[int]]:
-    """The same with nothing but these pictures, for another process."""
-    rows = [photo, *others]
-    few = Heads(heads.images[rows], heads.labels[rows], heads.head[rows], {})
-    return few, 0, list(range(1, len(rows)))
+def part_of(heads: Heads, rows: Sequence[int]) -> Heads:
+    """Nothing but these pictures, for another process."""
+    return Heads(heads.images[rows], heads.labels[rows], heads.head[rows], {})
 
 
 def inputs_of(samples: Samples) -> Float[Tensor, "n c s s"]:

@@ -21,6 +21,7 @@ from headlift.prior.sides import (
     batch_of,
     error,
     measure,
+    part_of,
     partners,
     prepare,
     read_samples,
@@ -96,7 +97,8 @@ def test_pairs_in_other_light_are_left_out() -> None:
     for tint, same in ((0.0, True), (0.4, False)):
         _, _, inside, paint = ball(there, tint)
         assert same_light(known, torch.cat([(paint * inside + 1 - inside + 1) / 2, inside], 1)) is same
-    found = prepare(unlike, 0, [1, 2])
+    found = prepare(part_of(unlike, [0, 1, 2]), 0)
+    assert found is not None
     # from behind nothing of the photo is seen, and nobody can tell
     assert len(found.head) == 1
     assert float(found.cameras[0, 2]) < 0
