@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headlift.errors import HeadliftError
 from headlift.invert.depth_net import SIDE, WIDTHS, DepthGuess, DepthNet, load_depth_net
 from headlift.prior.dataset import DEPTH_UNIT, read_depths
 from headlift.prior.fit import fit, save_net
@@ -129,20 +131,23 @@ def train(
     lr: float = 2e-3,
     seed: int = 0,
     start: DepthNet | None = None,
+    keep: Path | None = None,
 ) -> DepthNet:
-    """Train for so many steps, from random weights or from `start`; the running mean of the weights is given back."""
-    rng = torch.Generator().manual_seed(seed)
+    """Train for so many steps, from random weights or from `start`; the running mean of the weights is given back.
+
+    `keep` names the file that an interrupted call goes on from (`fit`).
+    """
     torch.manual_seed(seed)
     net = DepthNet() if start is None else copy.deepcopy(start).requires_grad_()
 
-    def step() -> Float[Tensor, ""]:
+    def step(rng: torch.Generator) -> Float[Tensor, ""]:
         picked = torch.randint(len(pictures), (batch,), generator=rng)
         photo, mask, truth = batch_of(pictures[picked], depth[picked], rng)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             guess = net(photo.to(memory_format=torch.channels_last), mask)
         return loss(guess, truth)
 
-    return fit(net, step, steps, lr)
+    return fit(net, step, steps, lr, seed, keep)
 
 
 def main() -> None:
@@ -153,6 +158,7 @@ def main() -> None:
     parser.add_argument("last", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / "depth.safetensors")
     parser.add_argument("--cache", type=Path, help="file that keeps the decoded pictures")
+    parser.add_argument("--keep", type=Path, help="file that keeps the state: an interrupted call goes on from there")
     parser.add_argument("--steps", type=int, default=8000, help="about 0.3 seconds each on one core")
     parser.add_argument("--go-on", action="store_true", help="start from the network that is shipped")
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -165,7 +171,8 @@ def main() -> None:
     print(f"{len(pictures)} pictures, {int(held_out.sum())} of them held out", flush=True)
     start = load_depth_net() if arguments.go_on else None
     learn = ~held_out
-    net = train(pictures[learn], depth[learn], arguments.steps, lr=arguments.lr, seed=arguments.seed, start=start)
+    settings = {name: getattr(arguments, name) for name in ("steps", "lr", "seed", "keep")}
+    net = train(pictures[learn], depth[learn], **settings, start=start)
     found = measure(net, pictures[held_out], depth[held_out])
     print(
         f"held out: {found['error']:.4f} units, {found['after_shift']:.4f} after the best shift; last surface "
@@ -175,4 +182,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except HeadliftError as error_found:
+        sys.exit(str(error_found))

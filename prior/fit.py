@@ -15,19 +15,46 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from headlift.errors import ConfigError
+from headlift.prior.budget import save_state
+
 Net = TypeVar("Net", bound=nn.Module)
+KEEP_EVERY = 250
+"""Steps between two writings of the state."""
 
 
-def fit(net: Net, loss: Callable[[], Float[Tensor, ""]], steps: int, lr: float) -> Net:
-    """Take `steps` steps down the loss, which draws its own samples; gives the running mean of the weights back."""
+def fit(
+    net: Net,
+    loss: Callable[[torch.Generator], Float[Tensor, ""]],
+    steps: int,
+    lr: float,
+    seed: int = 0,
+    keep: Path | None = None,
+) -> Net:
+    """Take `steps` steps down the loss, which draws its own samples; gives the running mean of the weights back.
+
+    With a file to `keep` its state in, an interrupted call goes on where that was written last, to the same weights.
+    Raises ConfigError when the file is of a call with other steps, rate or seed.
+    """
     net.to(memory_format=torch.channels_last)
     mean = copy.deepcopy(net).requires_grad_(False)
     optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
-    began, shown = time.monotonic(), 0.0
-    for step in range(1, steps + 1):
+    rng = torch.Generator().manual_seed(seed)
+    call = {"steps": steps, "lr": lr, "seed": seed}
+    done, shown = 0, 0.0
+    if keep is not None and keep.exists():
+        state = torch.load(keep, weights_only=True)
+        if state["call"] != call:
+            raise ConfigError(f"{keep} is of a call with {state['call']}, not {call}: name another file, or remove it.")
+        for part, kept in ((net, "net"), (mean, "mean"), (optimiser, "optimiser")):
+            part.load_state_dict(state[kept])
+        rng.set_state(state["rng"])
+        done, shown = state["done"], state["shown"]
+    began = time.monotonic()
+    for step in range(done + 1, steps + 1):
         for group in optimiser.param_groups:
             group["lr"] = lr * min(1.0, step / 50) * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
-        value = loss()
+        value = loss(rng)
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 5.0)
@@ -37,6 +64,9 @@ def fit(net: Net, loss: Callable[[], Float[Tensor, ""]], steps: int, lr: float) 
         shown = shown * 0.98 + float(value.detach()) * 0.02
         if step % 50 == 0:
             print(f"{time.monotonic() - began:5.0f} s  step {step}  loss {shown / (1 - 0.98**step):.3f}", flush=True)
+        if keep is not None and (step % KEEP_EVERY == 0 or step == steps):
+            parts = {"net": net.state_dict(), "mean": mean.state_dict(), "optimiser": optimiser.state_dict()}
+            save_state(keep, {**parts, "rng": rng.get_state(), "done": step, "shown": shown, "call": call})
     return mean.eval()
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headlift.errors import HeadliftError
 from headlift.invert.losses import resize
 from headlift.invert.metrics import psnr
 from headlift.invert.result import Target
@@ -45,6 +47,8 @@ PHOTOS = 2
 """Photos of a head that are learned from."""
 BLOCKS = 16
 """Side of the pictures by which light is told."""
+KNOTS = 5
+"""Of the curves that change a sample's colours."""
 SQUARE, ALPHA = 2.0, 0.3
 """Weights of squared error and opacity beside L1."""
 CHUNK = 200
@@ -166,18 +170,37 @@ def batch_of(samples: Samples, rng: torch.Generator) -> tuple[Float[Tensor, "n c
     flipped = torch.rand(count, 1, 1, 1, generator=rng) < 0.5
     known = torch.where(flipped, mirrored(known), known)
     truth = torch.where(flipped, truth.flip(3), truth)
-    gain = torch.exp(torch.randn(count, 3, 1, 1, generator=rng) * 0.15) * uniform(count, 0.7, 1.15, rng)
-    shift = torch.randn(count, 1, 1, 1, generator=rng) * 0.1
-
-    def coloured(rgb: Tensor, there: Tensor) -> Tensor:
-        """Of what is there: `rgb` in [-1, 1], times `there`."""
-        return rgb * gain + (gain - 1 + shift) * there
-
+    curves = tone_curves(count, rng)
     alpha = truth[:, 3:]
-    front, behind = coloured(known[:, :3], known[:, 3:4]), coloured(known[:, 5:8], (known[:, 8:9] > 0).float())
-    wanted = coloured((truth[:, :3] * 2 - 1) - (1 - alpha), alpha) + (1 - alpha)
+    front = retouched(known[:, :3], curves) * known[:, 3:4]
+    behind = retouched(known[:, 5:8], curves) * (known[:, 8:9] > 0)
+    straight = (truth[:, :3] - (1 - alpha)) / alpha.clamp_min(1e-3)
+    wanted = retouched(straight * 2 - 1, curves) * alpha + (1 - alpha)
     inputs = torch.cat([front, known[:, 3:5], behind, known[:, 8:]], 1)
     return inputs, torch.cat([wanted, alpha], 1)
+
+
+def tone_curves(count: int, rng: torch.Generator) -> Float[Tensor, "n 3 k"]:
+    """What random curves make of `KNOTS` evenly spaced values of [-1, 1] of each channel.
+
+    All of them are other lights. Every other one has values moved one by one as well, so that dark hair may become
+    lighter than skin: what is behind is to be told from the colours in front, not from what is common in the data.
+    """
+    even = torch.linspace(0, 1, KNOTS)
+    gain = torch.exp(torch.randn(count, 3, 1, generator=rng) * 0.15) * uniform(count, 0.7, 1.15, rng)[..., 0]
+    shift = torch.randn(count, 1, 1, generator=rng) * 0.05
+    moved = torch.randn(count, 1, KNOTS, generator=rng) * 0.2 + torch.randn(count, 3, KNOTS, generator=rng) * 0.05
+    every_other = (torch.rand(count, 1, 1, generator=rng) < 0.5).float()
+    return (even * gain + shift + every_other * moved).clamp(0, 1) * 2 - 1
+
+
+def retouched(rgb: Float[Tensor, "n 3 h w"], curves: Float[Tensor, "n 3 k"]) -> Float[Tensor, "n 3 h w"]:
+    """Colours (in [-1, 1]) by their curves, with straight lines between the knots."""
+    knots = curves.shape[-1]
+    place = (rgb.clamp(-1, 1) + 1) / 2 * (knots - 1)
+    return sum(
+        (curves[..., k, None, None] * (1 - (place - k).abs()).clamp_min(0) for k in range(knots)), torch.zeros_like(rgb)
+    )
 
 
 def error(
@@ -226,23 +249,26 @@ def train(
     seed: int = 0,
     start: SideNet | None = None,
     device: str = "cpu",
+    keep: Path | None = None,
 ) -> SideNet:
-    """Train on these rows, from random weights or from `start`; the running mean of the weights is given back."""
-    rng = torch.Generator().manual_seed(seed)
+    """Train on these rows, from random weights or from `start`; the running mean of the weights is given back.
+
+    `keep` names the file that an interrupted call goes on from (`fit`).
+    """
     torch.manual_seed(seed)
     net = SideNet() if start is None else copy.deepcopy(start).requires_grad_()
     if start is None:
         nn.init.zeros_(net.out.weight)
     net.to(device)
 
-    def step() -> Float[Tensor, ""]:
+    def step(rng: torch.Generator) -> Float[Tensor, ""]:
         known, truth = batch_of(samples[rows[torch.randint(len(rows), (batch,), generator=rng)]], rng)
         known, truth = known.to(device, memory_format=torch.channels_last), truth.to(device)
         with torch.autocast(known.device.type, dtype=torch.bfloat16):
             picture, odds = net(known)
         return error(picture, odds, truth, known[:, 3:4])
 
-    return fit(net, step, steps, lr).cpu()
+    return fit(net, step, steps, lr, seed, keep).cpu()
 
 
 def main() -> None:
@@ -251,6 +277,7 @@ def main() -> None:
     parser.add_argument("heads", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / "sides.safetensors")
     parser.add_argument("--cache", type=Path, help="file that keeps the prepared pairs")
+    parser.add_argument("--keep", type=Path, help="file that keeps the state: an interrupted call goes on from there")
     parser.add_argument("--steps", type=int, default=8000, help="about 0.4 seconds each on one core")
     parser.add_argument("--go-on", action="store_true", help="start from the network that is shipped")
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -266,7 +293,7 @@ def main() -> None:
     print(f"{len(held_out)} pairs, {int(held_out.sum())} of them held out", flush=True)
     start = load_side_net() if arguments.go_on else None
     rows = held_out.logical_not().nonzero()[:, 0]
-    settings = {name: getattr(arguments, name) for name in ("steps", "batch", "lr", "seed", "device")}
+    settings = {name: getattr(arguments, name) for name in ("steps", "batch", "lr", "seed", "device", "keep")}
     net = train(samples, rows, **settings, start=start)
     save_net(net, arguments.out, "views beside a photo's own", "headlift/prior/sides.py", WIDTHS)
     found = measure(net, samples[held_out.nonzero()[:, 0]])
@@ -277,4 +304,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except HeadliftError as error_found:
+        sys.exit(str(error_found))

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from headlift.eg3d.camera import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit
+from headlift.errors import ConfigError
 from headlift.invert.result import Target
 from headlift.invert.side_net import CAMERAS, CHANNELS, SIDE, SideNet, asked, guess_view, load_side_net, mirrored
 from headlift.invert.surface import Surface
 from headlift.invert.warp import surface_points
+from headlift.prior import fit as fit_module
 from headlift.prior.heads import Heads
 from headlift.prior.sides import (
     Samples,
@@ -25,7 +27,9 @@ from headlift.prior.sides import (
     partners,
     prepare,
     read_samples,
+    retouched,
     same_light,
+    tone_curves,
     train,
 )
 from headlift.values import Camera
@@ -48,6 +52,16 @@ def ball(camera: Camera, tint: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Ten
 def photo_of(camera: Camera) -> tuple[Target, Surface]:
     first, last, inside, paint = ball(camera)
     return Target(paint * inside + 1 - inside, inside, True), Surface(first, inside, 1 - inside, last, inside)
+
+
+def picture_of(inside: Tensor, paint: Tensor) -> Tensor:
+    """RGB on white, and alpha, in [0, 1]."""
+    return torch.cat([(paint * inside + 1 - inside + 1) / 2, inside], 1)
+
+
+def sample_of(known: Tensor, inside: Tensor, paint: Tensor) -> Samples:
+    truth = (picture_of(inside, paint) * 255).round().byte()
+    return Samples(known[:, :-CAMERAS].half(), known[:, -CAMERAS:, 0, 0], truth, torch.tensor([0]))
 
 
 def heads(tints: tuple[float, ...]) -> Heads:
@@ -96,7 +110,7 @@ def test_pairs_in_other_light_are_left_out() -> None:
     known = asked(*photo_of(here), here, there)
     for tint, same in ((0.0, True), (0.4, False)):
         _, _, inside, paint = ball(there, tint)
-        assert same_light(known, torch.cat([(paint * inside + 1 - inside + 1) / 2, inside], 1)) is same
+        assert same_light(known, picture_of(inside, paint)) is same
     found = prepare(part_of(unlike, [0, 1, 2]), 0)
     assert found is not None
     # from behind nothing of the photo is seen, and nobody can tell
@@ -107,13 +121,10 @@ def test_pairs_in_other_light_are_left_out() -> None:
 def test_it_learns_what_the_photo_does_not_show(tmp_path: Path) -> None:
     here, there = orbit(0.0, 0.0), orbit(0.8, 0.0)
     known, (_, _, inside, paint) = asked(*photo_of(here), here, there), ball(there)
-    truth = torch.cat([(paint * inside + 1 - inside + 1) / 2, inside], 1)
-    one = Samples(
-        known[:, :-CAMERAS].half(), known[:, -CAMERAS:, 0, 0], (truth * 255).round().byte(), torch.tensor([0])
-    )
+    one = sample_of(known, inside, paint)
     torch.manual_seed(0)
     untrained = measure(SideNet(), one)
-    trained = measure(train(one, torch.tensor([0]), steps=150, batch=2, lr=5e-3), one)
+    trained = measure(train(one, torch.tensor([0]), steps=250, batch=2, lr=5e-3), one)
     assert trained["hidden"] > untrained["hidden"] + 3
     assert trained["overlap"] > max(0.9, untrained["overlap"])
     cache = tmp_path / "pairs.pt"
@@ -123,13 +134,45 @@ def test_it_learns_what_the_photo_does_not_show(tmp_path: Path) -> None:
     assert torch.equal(again.truth, one.truth)
 
 
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = orbit(0.0, 0.0), orbit(0.8, 0.0)
+    known, (_, _, inside, paint) = asked(*photo_of(here), here, there), ball(there)
+    one = sample_of(known, inside, paint)
+    rows, keep = torch.tensor([0]), tmp_path / "state.pt"
+    whole = train(one, rows, steps=6, batch=2, seed=3)
+    monkeypatch.setattr(fit_module, "KEEP_EVERY", 2)
+    saved = fit_module.save_state
+
+    def save_and_stop(file: Path, state: dict[str, object]) -> None:
+        saved(file, state)
+        if state["done"] == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_module, "save_state", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(one, rows, steps=6, batch=2, seed=3, keep=keep)
+    resumed = train(one, rows, steps=6, batch=2, seed=3, keep=keep)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    with pytest.raises(ConfigError, match="name another file"):
+        train(one, rows, steps=8, batch=2, seed=3, keep=keep)
+
+
+def test_curves_are_followed_between_their_knots() -> None:
+    curves = torch.tensor([-1.0, -0.2, 0.4, 0.4, 1.0]).expand(1, 3, 5)
+    values = torch.tensor([-1.0, -0.75, -0.5, 0.25, 0.75, 1.0, 1.3])
+    found = retouched(values.expand(1, 3, 1, 7), curves)
+    assert torch.allclose(found[0, 0, 0], torch.tensor([-1.0, -0.6, -0.2, 0.4, 0.7, 1.0, 1.0]), atol=1e-6)
+    drawn = tone_curves(400, torch.Generator().manual_seed(0))
+    assert float(drawn.abs().max()) <= 1
+    falling = (drawn.diff(dim=-1) < -0.02).any(-1).any(-1)
+    assert 0.3 < float(falling.float().mean()) < 0.6  # every other curve, and most of these turn something round
+
+
 def test_colours_change_together_and_stay_on_white() -> None:
     here, there = orbit(0.0, 0.0), orbit(0.4, 0.0)
     known, (_, _, inside, paint) = asked(*photo_of(here), here, there), ball(there)
-    truth = torch.cat([(paint * inside + 1 - inside + 1) / 2, inside], 1)
-    one = Samples(
-        known[:, :-CAMERAS].half(), known[:, -CAMERAS:, 0, 0], (truth * 255).round().byte(), torch.tensor([0])
-    )
+    one = sample_of(known, inside, paint)
     for seed in range(4):
         inputs, wanted = batch_of(one, torch.Generator().manual_seed(seed))
         seen = (inputs[:, 3:4] > 0).expand_as(wanted[:, :3])
