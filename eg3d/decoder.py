@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from headlift.eg3d.layers import FullyConnected
+from headlift.eg3d.layers import FullyConnected, softplus
 from headlift.eg3d.rounding import chained_product
 from headlift.eg3d.spec import DecoderSpec
 
@@ -56,7 +56,7 @@ class Decoder(nn.Module):
             if self.published:
                 out = chained_product(F.softplus(chained_product(x, w1) + b1), w2) + b2
             else:
-                out = torch.addmm(b2, F.softplus(torch.addmm(b1, x, w1.T)), w2.T)
+                out = torch.addmm(b2, softplus(torch.addmm(b1, x, w1.T)), w2.T)
             out = out.reshape(*features.shape[:2], -1)
             return out[..., 0], _colors(out[..., 1:]).mT
 
@@ -64,7 +64,7 @@ class Decoder(nn.Module):
 def _hidden(
     features: Float[Tensor, "n c m"], weight: Float[Tensor, "h c"], bias: Float[Tensor, " h"]
 ) -> Float[Tensor, "n h m"]:
-    return F.softplus(torch.baddbmm(bias[:, None], weight.expand(len(features), -1, -1), features.float()))
+    return softplus(torch.baddbmm(bias[:, None], weight.expand(len(features), -1, -1), features.float()))
 
 
 def _colors(logits: Tensor) -> Tensor:

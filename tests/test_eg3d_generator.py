@@ -8,10 +8,11 @@ import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
-from headlift.eg3d.layers import SynthesisLayer, resample_filter, upsample
+from headlift.eg3d.layers import SynthesisLayer, resample_filter, softplus, upsample
 from headlift.eg3d.mapping import truncate
 from headlift.eg3d.rays import Jitter, pixel_rays, stratified_samples
 from headlift.eg3d.spec import (
@@ -242,6 +243,23 @@ def test_training_and_inference_convolutions_agree_in_values_and_gradients() -> 
             assert close(a, b)
         one = layer(x, w[:1], fused=True)
         assert close(one, layer(x, w[:1].expand(2, -1), fused=False))
+
+
+def test_softplus_is_exact_at_all_sizes_with_both_derivatives() -> None:
+    wide = torch.linspace(-120, 120, 24001, dtype=torch.float64)
+    exact = F.softplus(wide, threshold=1000)
+    assert float((softplus(wide.float()).double() - exact).abs().max()) < 6e-6  # half a unit of the last place at 120
+    near = wide.abs() < 8
+    assert float((softplus(wide.float()).double() - exact)[near].abs().max()) < 1e-6
+    coarse = softplus(wide.bfloat16())
+    assert coarse.dtype == torch.bfloat16
+    assert torch.allclose(coarse.double(), F.softplus(wide.bfloat16().double()), rtol=4e-3, atol=1e-6)
+    x = torch.tensor([-50.0, -2.0, 0.0, 3.0, 40.0, 200.0], requires_grad=True)
+    (first,) = torch.autograd.grad(softplus(x).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    share = torch.sigmoid(x.detach())
+    assert torch.allclose(first, share)
+    assert torch.allclose(second, share * (1 - share))
 
 
 def test_upsampling_by_hand() -> None:

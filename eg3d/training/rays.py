@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from headlift.eg3d.layers import softplus
 from headlift.eg3d.marching import composite, interval_weights, sample_weights
 from headlift.eg3d.spec import GeneratorSpec
 from headlift.eg3d.training.lookup import lookup
@@ -107,7 +108,7 @@ def hidden(weights: Weights, features: Float[Tensor, "n m c"], dtype: torch.dtyp
     """The decoder's hidden layer."""
     kernel = weights["decoder.net.0.weight"]
     kernel = (kernel / kernel.shape[1] ** 0.5).to(dtype)
-    return F.softplus(F.linear(features.to(dtype), kernel, weights["decoder.net.0.bias"].to(dtype)))
+    return softplus(F.linear(features.to(dtype), kernel, weights["decoder.net.0.bias"].to(dtype)))
 
 
 def density(weights: Weights, h: Float[Tensor, "n m h"]) -> Float[Tensor, "n m"]:
