@@ -29,8 +29,8 @@ LINEAR = 30.0
 def softplus(x: Tensor) -> Tensor:
     """log(1 + e^x), in float32 inside.
 
-    PyTorch's own takes nearly half of a render's time on a processor, most of it in log1p. This one takes a third of that, and
-    differs by less than 1e-6.
+    PyTorch's own takes nearly half of a render's time on a processor, most of it in log1p. This one takes a third of
+    that, and differs by less than 1e-6.
     """
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16):
         return F.softplus(x)
