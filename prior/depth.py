@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from headlift.errors import HeadliftError
 from headlift.invert.depth_net import SIDE, WIDTHS, DepthGuess, DepthNet, load_depth_net
 from headlift.prior.dataset import DEPTH_UNIT, read_depths
-from headlift.prior.fit import fit, save_net
+from headlift.prior.fit import add_flags, fit, save_net
 from headlift.prior.heads import HELD_OUT, read_heads
 from headlift.prior.perceptual import photograph
 
@@ -156,14 +156,7 @@ def main() -> None:
     parser.add_argument("heads", type=Path)
     parser.add_argument("depths", type=Path)
     parser.add_argument("last", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / "depth.safetensors")
-    parser.add_argument("--cache", type=Path, help="file that keeps the decoded pictures")
-    parser.add_argument("--keep", type=Path, help="file that keeps the state: an interrupted call goes on from there")
-    parser.add_argument("--steps", type=int, default=8000, help="about 0.3 seconds each on one core")
-    parser.add_argument("--go-on", action="store_true", help="start from the network that is shipped")
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    add_flags(parser, "depth.safetensors", "decoded pictures", 0.3)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pictures, depth, owner = read_pictures(arguments.heads, arguments.depths, arguments.last, arguments.cache)
@@ -173,16 +166,16 @@ def main() -> None:
     learn = ~held_out
     settings = {name: getattr(arguments, name) for name in ("steps", "lr", "seed", "keep")}
     net = train(pictures[learn], depth[learn], **settings, start=start)
+    save_net(net, arguments.out, "depth of a head from one photo", "headlift/prior/depth.py", WIDTHS)
     found = measure(net, pictures[held_out], depth[held_out])
     print(
         f"held out: {found['error']:.4f} units, {found['after_shift']:.4f} after the best shift; last surface "
         f"{found['last']:.4f}"
     )
-    save_net(net, arguments.out, "depth of a head from one photo", "headlift/prior/depth.py", WIDTHS)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except HeadliftError as error_found:
-        sys.exit(str(error_found))
+    except HeadliftError as failure:
+        sys.exit(str(failure))

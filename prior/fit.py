@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import math
@@ -68,6 +69,18 @@ def fit(
             parts = {"net": net.state_dict(), "mean": mean.state_dict(), "optimiser": optimiser.state_dict()}
             save_state(keep, {**parts, "rng": rng.get_state(), "done": step, "shown": shown, "call": call})
     return mean.eval()
+
+
+def add_flags(parser: argparse.ArgumentParser, file: str, cache: str, seconds: float) -> None:
+    """What the trainers of small networks ask for; `file` is the one that ships, a step takes `seconds` on a core."""
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / file)
+    parser.add_argument("--cache", type=Path, help=f"file that keeps the {cache}")
+    parser.add_argument("--keep", type=Path, help="file that keeps the state: an interrupted call goes on from there")
+    parser.add_argument("--steps", type=int, default=8000, help=f"about {seconds:g} seconds each on one core")
+    parser.add_argument("--go-on", action="store_true", help="start from the network that is shipped")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
 
 
 def save_net(net: nn.Module, out: Path, what: str, made_by: str, widths: Sequence[int]) -> None:

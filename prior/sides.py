@@ -31,7 +31,7 @@ from headlift.invert.result import Target
 from headlift.invert.side_net import CAMERAS, CHANNELS, SIDE, WIDTHS, SideNet, asked, load_side_net, mirrored
 from headlift.invert.surface import photo_surface
 from headlift.prior.depth import roughen
-from headlift.prior.fit import fit, save_net
+from headlift.prior.fit import add_flags, fit, save_net
 from headlift.prior.heads import HELD_OUT, Heads, read_heads
 from headlift.prior.perceptual import photograph, uniform
 from headlift.values import Camera
@@ -275,16 +275,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("heads", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / "sides.safetensors")
-    parser.add_argument("--cache", type=Path, help="file that keeps the prepared pairs")
-    parser.add_argument("--keep", type=Path, help="file that keeps the state: an interrupted call goes on from there")
-    parser.add_argument("--steps", type=int, default=8000, help="about 0.4 seconds each on one core")
-    parser.add_argument("--go-on", action="store_true", help="start from the network that is shipped")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    add_flags(parser, "sides.safetensors", "prepared pairs", 0.4)
     parser.add_argument("--batch", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--procs", type=int, default=2, help="processes that prepare pairs")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -306,5 +299,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except HeadliftError as error_found:
-        sys.exit(str(error_found))
+    except HeadliftError as failure:
+        sys.exit(str(failure))
