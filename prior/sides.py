@@ -183,15 +183,17 @@ def batch_of(samples: Samples, rng: torch.Generator) -> tuple[Float[Tensor, "n c
 def tone_curves(count: int, rng: torch.Generator) -> Float[Tensor, "n 3 k"]:
     """What random curves make of `KNOTS` evenly spaced values of [-1, 1] of each channel.
 
-    All of them are other lights. Every other one has values moved one by one as well, so that dark hair may become
-    lighter than skin: what is behind is to be told from the colours in front, not from what is common in the data.
+    All of them are other lights. Most have dark values lifted and all values moved one by one as well: hair becomes
+    lighter than skin, or green. What is behind is to be told from the colours in front, not from what is common here.
     """
     even = torch.linspace(0, 1, KNOTS)
     gain = torch.exp(torch.randn(count, 3, 1, generator=rng) * 0.15) * uniform(count, 0.7, 1.15, rng)[..., 0]
     shift = torch.randn(count, 1, 1, generator=rng) * 0.05
-    moved = torch.randn(count, 1, KNOTS, generator=rng) * 0.2 + torch.randn(count, 3, KNOTS, generator=rng) * 0.05
-    every_other = (torch.rand(count, 1, 1, generator=rng) < 0.5).float()
-    return (even * gain + shift + every_other * moved).clamp(0, 1) * 2 - 1
+    moved = uniform(count, 0.0, 0.8, rng)[..., 0] * (1 - even).square()
+    for channels, spread in ((1, 0.2), (3, 0.1)):
+        moved = moved + torch.randn(count, channels, KNOTS, generator=rng) * spread
+    most = (torch.rand(count, 1, 1, generator=rng) < 0.7).float()
+    return (even * gain + shift + most * moved).clamp(0, 1) * 2 - 1
 
 
 def retouched(rgb: Float[Tensor, "n 3 h w"], curves: Float[Tensor, "n 3 k"]) -> Float[Tensor, "n 3 h w"]:
