@@ -170,7 +170,7 @@ def test_curves_are_followed_between_their_knots() -> None:
     dark, bright = drawn[..., 1].mean(), drawn[..., 3].mean()
     assert (
         -0.3 < float(dark) < 0.0 < float(bright) < 0.5
-    )  # a quarter, -0.5 in these units, is lifted, three quarters not
+    )  # -0.5 is lifted, 0.5 is not
 
 
 def test_colours_change_together_and_stay_on_white() -> None:
