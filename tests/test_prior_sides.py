@@ -168,9 +168,7 @@ def test_curves_are_followed_between_their_knots() -> None:
     falling = (drawn.diff(dim=-1) < -0.02).any(-1).any(-1)
     assert 0.5 < float(falling.float().mean()) < 0.75  # seven tenths, and nearly all of these turn something round
     dark, bright = drawn[..., 1].mean(), drawn[..., 3].mean()
-    assert (
-        -0.3 < float(dark) < 0.0 < float(bright) < 0.5
-    )  # -0.5 is lifted, 0.5 is not
+    assert -0.3 < float(dark) < 0.0 < float(bright) < 0.5  # -0.5 is lifted, 0.5 is not
 
 
 def test_colours_change_together_and_stay_on_white() -> None:
