@@ -46,8 +46,10 @@ PLACE_SCALE = 0.2
 HEAD_RADIUS = 0.25
 """Surface this near to the world's origin is the head's own, world units."""
 TONED_SHARE, TONED_BEHIND = 0.3, 0.6
-"""How much of the colours that the network tells comes from transferred tones: in front, and from `FAR_BEHIND` on: there
-the network makes fair and grey hair of photos dark. (Synthetic heads would be better off by 0.2 dB with less.)"""
+"""How much of the colours that the network tells comes from transferred tones: in front, and from `FAR_BEHIND` on.
+
+There the network makes fair and grey hair of photos dark; synthetic heads would be better off by 0.2 dB with less tone.
+"""
 FAR_BEHIND = 0.2
 """So far behind the middle of the head, world units."""
 GUESSED_WEIGHT, TONED_WEIGHT = 0.8, 0.3
