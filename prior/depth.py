@@ -167,6 +167,8 @@ def main() -> None:
     settings = {name: getattr(arguments, name) for name in ("steps", "lr", "seed", "keep")}
     net = train(pictures[learn], depth[learn], **settings, start=start)
     save_net(net, arguments.out, "depth of a head from one photo", "headlift/prior/depth.py", WIDTHS)
+    if arguments.keep:
+        arguments.keep.unlink(missing_ok=True)
     found = measure(net, pictures[held_out], depth[held_out])
     print(
         f"held out: {found['error']:.4f} units, {found['after_shift']:.4f} after the best shift; last surface "

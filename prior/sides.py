@@ -291,6 +291,8 @@ def main() -> None:
     settings = {name: getattr(arguments, name) for name in ("steps", "batch", "lr", "seed", "device", "keep")}
     net = train(samples, rows, **settings, start=start)
     save_net(net, arguments.out, "views beside a photo's own", "headlift/prior/sides.py", WIDTHS)
+    if arguments.keep:
+        arguments.keep.unlink(missing_ok=True)
     found = measure(net, samples[held_out.nonzero()[:, 0]])
     print(
         f"held out: {found['hidden']:.2f} dB where the photo does not reach; where it does {found['reached']:.2f} dB, "
