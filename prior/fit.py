@@ -75,7 +75,7 @@ def add_flags(parser: argparse.ArgumentParser, file: str, cache: str, seconds: f
     """What the trainers of small networks ask for; `file` is the one that ships, a step takes `seconds` on a core."""
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / file)
     parser.add_argument("--cache", type=Path, help=f"file that keeps the {cache}")
-    parser.add_argument("--keep", type=Path, help="file that keeps the state until the end: an interrupted call goes on")
+    parser.add_argument("--keep", type=Path, help="file that keeps the state of an interrupted call, which goes on")
     parser.add_argument("--steps", type=int, default=8000, help=f"about {seconds:g} seconds each on one core")
     parser.add_argument("--go-on", action="store_true", help="start from the network that is shipped")
     parser.add_argument("--lr", type=float, default=2e-3)
