@@ -23,7 +23,7 @@ CUT = 1e-4
 gradients by 2e-4 (`benchmarks/active.py`)."""
 
 BLOCK = 2**13
-"""Points whose density is looked at in one go: what stays in a processor's cache."""
+"""Points whose density a processor looks at in one go: what stays in its cache."""
 
 
 def march_active(
@@ -53,7 +53,8 @@ def march_active(
     @torch.no_grad()
     def density(distances: Float[Tensor, "n m s"]) -> Float[Tensor, "n m s"]:
         places = (origins[:, :, None] + distances[..., None] * directions[:, :, None]) * unit
-        blocks = places.reshape(1, -1, 3).split(BLOCK, dim=1)
+        places = places.reshape(1, -1, 3)
+        blocks = places.split(BLOCK, dim=1) if places.device.type == "cpu" else (places,)
         found = [decoder.density(look_up(planes, axes, block)) for block in blocks]
         return torch.cat(found, dim=1).reshape(distances.shape)
 
