@@ -52,8 +52,7 @@ def march_active(
 
     @torch.no_grad()
     def density(distances: Float[Tensor, "n m s"]) -> Float[Tensor, "n m s"]:
-        places = (origins[:, :, None] + distances[..., None] * directions[:, :, None]) * unit
-        places = places.reshape(1, -1, 3)
+        places = ((origins[:, :, None] + distances[..., None] * directions[:, :, None]) * unit).reshape(1, -1, 3)
         blocks = places.split(BLOCK, dim=1) if places.device.type == "cpu" else (places,)
         found = [decoder.density(look_up(planes, axes, block)) for block in blocks]
         return torch.cat(found, dim=1).reshape(distances.shape)
