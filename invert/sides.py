@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -25,9 +25,11 @@ from headlift.eg3d.camera import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit
 from headlift.eg3d.generator import Generator, VolumeOutput
 from headlift.invert.losses import depth_error, resize, resize_weighted, squared_error
 from headlift.invert.result import Target
-from headlift.invert.sheet import carry, erode, lay_out
+from headlift.invert.seams import carried_on, joined, seam_of
+from headlift.invert.sheet import Sheet, carry, erode, lay_out
 from headlift.invert.side_net import guess_view
 from headlift.invert.surface import CONTOUR, Surface
+from headlift.invert.tones import Tones, tone_samples, transfer_tones
 from headlift.invert.warp import steps, surface_points
 from headlift.values import Camera, RenderOutput
 
@@ -39,19 +41,10 @@ BACK_VIEWS = ((180, 0), (130, 12), (-130, -12), (155, -12), (-155, 12), (105, 0)
 """Yaw and pitch of the views that go round the back, degrees."""
 SEARCH_YAWS = (45, 120)
 """Yaws to either side at which the search for the code looks, degrees."""
-COLOUR_SCALE = 0.25
-"""Colours this far apart, in units of [-1, 1], are unlike."""
-PLACE_SCALE = 0.2
-"""Points this far apart are unlike, world units; the head is taken as its own mirror image."""
 HEAD_RADIUS = 0.25
 """Surface this near to the world's origin is the head's own, world units."""
-TONED_SHARE, TONED_BEHIND = 0.3, 0.6
-"""How much of the colours that the network tells comes from transferred tones: in front, and from `FAR_BEHIND` on.
-
-There the network makes fair and grey hair of photos dark; synthetic heads would be better off by 0.2 dB with less tone.
-"""
-FAR_BEHIND = 0.2
-"""So far behind the middle of the head, world units."""
+TONED_SHARE = 0.5
+"""How much of the colours that the network tells comes from transferred tones."""
 GUESSED_WEIGHT, TONED_WEIGHT = 0.8, 0.3
 """How much what the network tells, and transferred tones, count beside the photo's own pixels."""
 BEHIND = 0.05
@@ -108,21 +101,70 @@ def side_views(
         sheet = lay_out(target, camera, surface.depth, inside)
         tell = partial(guessed, tones=tones, target=target, surface=surface, camera=camera)
     side = target.image.shape[-1]
-    out = []
-    for view in cameras:
-        volume = generator.volume(planes, view)
-        colour, alpha, weight = tell(volume, view)
-        carried, far, trust = carry(sheet, view, side)
-        trust = trust * (far < resize(volume.depth, side) + BEHIND)
-        shown, coarse = resize_weighted(torch.cat([far, carried], 1), trust, alpha.shape[-1])
-        known = (coarse > 0.5).to(alpha.dtype)
-        depth = torch.where(known > 0, shown[:, :1], volume.depth)
-        solid = torch.maximum(known, torch.minimum(alpha, volume.alpha))
-        alpha = torch.maximum(alpha, known)
-        weight = coarse + (1 - coarse) * weight
-        colour = coarse * shown[:, 1:] + (1 - coarse) * colour
-        out.append(SideView(view, depth, alpha, colour, weight, carried, trust, solid))
-    return tuple(out)
+    looks = [look(generator.volume(planes, view), view, tell, sheet, side) for view in cameras]
+    if surface is not None:
+        looks = continued(looks)
+    return tuple(found.joined() for found in looks)
+
+
+@dataclass(frozen=True)
+class Look:
+    """The parts of a side view: what is told of it, and what the photo shows."""
+
+    camera: Camera
+    volume: VolumeOutput
+    """The untuned head from there."""
+    colour: Float[Tensor, "1 3 r r"]
+    alpha: Float[Tensor, "1 1 r r"]
+    weight: Float[Tensor, "1 1 r r"]
+    """How much the told colours count."""
+    carried: Float[Tensor, "1 3 s s"]
+    seen: Float[Tensor, "1 1 s s"]
+    shown: Float[Tensor, "1 4 r r"]
+    """Distance and colours of what the photo shows, as large as what is told."""
+    share: Float[Tensor, "1 1 r r"]
+    """How much of each of these pixels the photo reaches."""
+
+    @property
+    def known(self) -> Float[Tensor, "1 1 r r"]:
+        """1 where the photo reaches, else 0."""
+        return (self.share > 0.5).to(self.share.dtype)
+
+    def joined(self) -> SideView:
+        """The photo where it reaches, what is told elsewhere."""
+        depth = torch.where(self.known > 0, self.shown[:, :1], self.volume.depth)
+        solid = torch.maximum(self.known, torch.minimum(self.alpha, self.volume.alpha))
+        colour = self.share * self.shown[:, 1:] + (1 - self.share) * self.colour
+        trust = self.share + (1 - self.share) * self.weight
+        alpha = torch.maximum(self.alpha, self.known)
+        return SideView(self.camera, depth, alpha, colour, trust, self.carried, self.seen, solid)
+
+
+def look(
+    volume: VolumeOutput, view: Camera, tell: Callable[[VolumeOutput, Camera], Told], sheet: Sheet, side: int
+) -> Look:
+    """What `tell` and the photo's `sheet` have of a view; slivers thinner than three pixels are dropped."""
+    colour, alpha, weight = tell(volume, view)
+    carried, far, seen = carry(sheet, view, side)
+    seen = seen * (far < resize(volume.depth, side) + BEHIND)
+    seen = seen * F.max_pool2d(erode(seen, 1), 5, stride=1, padding=2)
+    shown, share = resize_weighted(torch.cat([far, carried], 1), seen, alpha.shape[-1])
+    return Look(view, volume, colour, alpha, weight, carried, seen, shown, share)
+
+
+def continued(looks: Sequence[Look]) -> list[Look]:
+    """Views whose told colours follow the photo's, from the seams of all of them."""
+    places = [surface_points(found.volume.depth, found.camera) for found in looks]
+    seam = joined(
+        [
+            seam_of(found.colour, found.shown[:, 1:], found.known, (found.alpha > 0.5).to(found.alpha.dtype), points)
+            for found, points in zip(looks, places, strict=True)
+        ]
+    )
+    return [
+        replace(found, colour=found.colour.lerp(carried_on(found.colour, points, seam), found.alpha))
+        for found, points in zip(looks, places, strict=True)
+    ]
 
 
 Told = tuple[Float[Tensor, "1 3 r r"], Float[Tensor, "1 1 r r"], Float[Tensor, "1 1 r r"]]
@@ -133,10 +175,8 @@ def guessed(volume: VolumeOutput, view: Camera, tones: Tones, target: Target, su
     """What the side network makes of it, its colours brought nearer to the photo's tones on the untuned head."""
     colour, alpha = (resize(x, volume.alpha.shape[-1]) for x in guess_view(target, surface, camera, view))
     solid, points = (volume.alpha > 0.5).to(alpha.dtype), surface_points(volume.depth, view)
-    behind = (-points[..., 2] / FAR_BEHIND).clamp(0, 1).reshape(alpha.shape)
-    share = TONED_SHARE + (TONED_BEHIND - TONED_SHARE) * behind
     toned_colour = transfer_tones(volume.features[:, :3], points, tones) * alpha + 1 - alpha
-    colour = colour.lerp(toned_colour, share * solid * alpha)
+    colour = colour.lerp(toned_colour, TONED_SHARE * solid * alpha)
     return colour, alpha, torch.full_like(alpha, GUESSED_WEIGHT)
 
 
@@ -184,46 +224,6 @@ def back_cameras(device: torch.device) -> tuple[Camera, ...]:
 def whole_head_camera(yaw: float, pitch: float) -> Camera:
     """A camera that sees all of the head; angles in radians."""
     return orbit(yaw, pitch, pivot=WHOLE_HEAD_PIVOT, focal=WHOLE_HEAD_FOCAL)
-
-
-@dataclass(frozen=True)
-class Tones:
-    """Seen points: the pivot's colour and place there, and the photo's colour."""
-
-    keys: Float[Tensor, "k 6"]
-    colour: Float[Tensor, "k 3"]
-
-
-def tone_samples(
-    raw: Float[Tensor, "1 3 r r"],
-    depth: Float[Tensor, "1 1 r r"],
-    alpha: Float[Tensor, "1 1 r r"],
-    camera: Camera,
-    target: Target,
-) -> Tones:
-    """The photo's colours at the points that it and the pivot's surface share."""
-    side = raw.shape[-1]
-    photo = resize(target.image, side)
-    solid = ((alpha > 0.9) & (erode(resize(target.mask, side), 1) > 0.95)).flatten()
-    keys = tone_keys(raw.flatten(2)[0].T, surface_points(depth, camera)[0])
-    return Tones(keys[solid], photo.flatten(2)[0].T[solid])
-
-
-def tone_keys(colours: Float[Tensor, "k 3"], points: Float[Tensor, "k 3"]) -> Float[Tensor, "k 6"]:
-    """What makes two points alike: colour, and place up to the mirror."""
-    mirrored = torch.cat([points[:, :1].abs(), points[:, 1:]], 1)
-    return torch.cat([colours / COLOUR_SCALE, mirrored / PLACE_SCALE], 1)
-
-
-def transfer_tones(
-    raw: Float[Tensor, "1 3 r r"], points: Float[Tensor, "1 m 3"], tones: Tones
-) -> Float[Tensor, "1 3 r r"]:
-    """The photo's mean colour over the seen points, weighted by their likeness to each point (a Gaussian kernel)."""
-    if not len(tones.keys):
-        return raw
-    keys = tone_keys(raw.flatten(2)[0].T, points[0])
-    likeness = torch.softmax(-0.5 * torch.cdist(keys, tones.keys).square(), dim=1)
-    return (likeness @ tones.colour).T.reshape(raw.shape)
 
 
 def main_piece(alpha: Float[Tensor, "1 1 r r"], points: Float[Tensor, "1 m 3"]) -> Float[Tensor, "1 1 r r"]:

@@ -14,7 +14,8 @@ from headlift.invert.camera_refine import camera_prior, camera_rate, moved_camer
 from headlift.invert.face_points import face_points, relief_error
 from headlift.invert.result import Target
 from headlift.invert.sheet import erode
-from headlift.invert.sides import main_piece, tone_samples, transfer_tones
+from headlift.invert.sides import main_piece
+from headlift.invert.tones import tone_samples, transfer_tones
 from headlift.invert.warp import backward_warp, pixel_centres, sample, surface_points
 from headlift.values import Camera
 
