@@ -118,6 +118,8 @@ class TuningConfig:
     lr_gain: float | None = None
     """Factor on that rate; without it the one calibrated for the generator's size: 1 for the published networks, 20 for
     small ones such as the embedded prior, which have to change more to show a photo."""
+    const_gain: float = 1.0
+    """Factor on the rate of the backbone's learned constant, which has a place of its own for every few texels."""
     rampdown: float = 0.0
     """Share of the steps over which the rate falls along a cosine; 0 for a constant rate, as published."""
     mse: float = 1.0
@@ -545,7 +547,7 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
     with a search of its own rate, jitter and resolution. `best` adds what a prior that is far from photographs needs: a
     start among random heads, a code for each layer in the second half of the search, squared errors beside the
     perceptual distance, the photo's surface, and side views that show the photo; its camera moves before the code does
-    (not in `fast`), and its tuning runs to the end, at a rate half as high again. Its search is short in every preset:
+    (not in `fast`), and its tuning runs to the end, at a rate half as high again, the backbone's constant at three times that. Its search is short in every preset:
     on heads of known truth a longer one made other views worse.
     """
     base = ReconstructConfig(preset=name, inversion=published(method))
@@ -555,10 +557,11 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, mse=1.0, raw=1.0, candidates=16, split=0.5)
         latent = replace(latent, relief=300.0, depth=300.0, sides=1.0)
         tuning = replace(tuning, steps=250, lr=4.5e-4, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.3, stop=0.0)
-        tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, geometry_every=3, back_steps=60)
+        tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, const_gain=3.0)
+        tuning = replace(tuning, geometry_every=3, back_steps=60)
     if name == "fast":
         latent = replace(latent, steps=20 if method == "best" else 60, lr=0.03, w_noise=0.01, neural_resolution=32)
-        tuning = replace(tuning, steps=130 if method == "best" else 75, back_steps=tuning.back_steps // 2)
+        tuning = replace(tuning, steps=110 if method == "best" else 75, back_steps=tuning.back_steps // 2)
         mesh, video = replace(base.mesh, resolution=192), replace(base.video, frames=60)
     elif name == "standard":
         mesh, video = base.mesh, base.video

@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from headlift.eg3d.active import CUT
 from headlift.eg3d.camera import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit
 from headlift.eg3d.generator import Generator, VolumeOutput
-from headlift.invert.losses import depth_error, resize, resize_weighted, squared_error
+from headlift.invert.losses import colour_error, depth_error, resize, resize_weighted, squared_error
 from headlift.invert.result import Target
-from headlift.invert.seams import carried_on, joined, seam_of
+from headlift.invert.seams import Seam, carried_on, joined, seam_of
 from headlift.invert.sheet import Sheet, carry, erode, lay_out
 from headlift.invert.side_net import guess_view
 from headlift.invert.surface import CONTOUR, Surface
@@ -41,6 +41,8 @@ BACK_VIEWS = ((180, 0), (130, 12), (-130, -12), (155, -12), (-155, 12), (105, 0)
 """Yaw and pitch of the views that go round the back, degrees."""
 SEARCH_YAWS = (45, 120)
 """Yaws to either side at which the search for the code looks, degrees."""
+SEAM_YAWS = (45, 80, 115)
+"""Yaws to either side from which the photo is seen to end, degrees."""
 HEAD_RADIUS = 0.25
 """Surface this near to the world's origin is the head's own, world units."""
 TONED_SHARE = 0.5
@@ -101,10 +103,14 @@ def side_views(
         sheet = lay_out(target, camera, surface.depth, inside)
         tell = partial(guessed, tones=tones, target=target, surface=surface, camera=camera)
     side = target.image.shape[-1]
-    looks = [look(generator.volume(planes, view), view, tell, sheet, side) for view in cameras]
-    if surface is not None:
-        looks = continued(looks)
-    return tuple(found.joined() for found in looks)
+
+    def looked(view: Camera) -> Look:
+        return look(generator.volume(planes, view), view, tell, sheet, side)
+
+    if surface is None:
+        return tuple(looked(view).joined() for view in cameras)
+    seam = joined([looked(view).seam() for view in seam_cameras(camera)])
+    return tuple(looked(view).continued(seam).joined() for view in cameras)
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,20 @@ class Look:
         """1 where the photo reaches, else 0."""
         return (self.share > 0.5).to(self.share.dtype)
 
+    @property
+    def points(self) -> Float[Tensor, "1 m 3"]:
+        """Where the untuned head's surface is, world units."""
+        return surface_points(self.volume.depth, self.camera)
+
+    def seam(self) -> Seam:
+        """Where the photo ends, and what it adds there."""
+        solid = (self.alpha > 0.5).to(self.alpha.dtype)
+        return seam_of(self.colour, self.shown[:, 1:], self.known, solid, self.points)
+
+    def continued(self, seam: Seam) -> Look:
+        """The same with told colours that go on as the photo ends."""
+        return replace(self, colour=self.colour.lerp(carried_on(self.colour, self.points, seam), self.alpha))
+
     def joined(self) -> SideView:
         """The photo where it reaches, what is told elsewhere."""
         depth = torch.where(self.known > 0, self.shown[:, :1], self.volume.depth)
@@ -150,21 +170,6 @@ def look(
     seen = seen * F.max_pool2d(erode(seen, 1), 5, stride=1, padding=2)
     shown, share = resize_weighted(torch.cat([far, carried], 1), seen, alpha.shape[-1])
     return Look(view, volume, colour, alpha, weight, carried, seen, shown, share)
-
-
-def continued(looks: Sequence[Look]) -> list[Look]:
-    """Views whose told colours follow the photo's, from the seams of all of them."""
-    places = [surface_points(found.volume.depth, found.camera) for found in looks]
-    seam = joined(
-        [
-            seam_of(found.colour, found.shown[:, 1:], found.known, (found.alpha > 0.5).to(found.alpha.dtype), points)
-            for found, points in zip(looks, places, strict=True)
-        ]
-    )
-    return [
-        replace(found, colour=found.colour.lerp(carried_on(found.colour, points, seam), found.alpha))
-        for found, points in zip(looks, places, strict=True)
-    ]
 
 
 Told = tuple[Float[Tensor, "1 3 r r"], Float[Tensor, "1 1 r r"], Float[Tensor, "1 1 r r"]]
@@ -215,6 +220,15 @@ def search_cameras(camera: Camera) -> tuple[Camera, ...]:
     return tuple(view.to(camera.cam2world.device) for view in (*front, *back))
 
 
+def seam_cameras(camera: Camera) -> tuple[Camera, ...]:
+    """Cameras from which the photo is seen to end, on both sides: the first with the lens of `camera`."""
+    focal = camera.intrinsics[:1, 0, 0].cpu()
+    near, *far = (math.radians(yaw) for yaw in SEAM_YAWS)
+    views = [orbit(side * near, 0.0, focal=focal) for side in (-1, 1)]
+    views += [whole_head_camera(side * yaw, 0.0) for yaw in far for side in (-1, 1)]
+    return tuple(view.to(camera.cam2world.device) for view in views)
+
+
 def back_cameras(device: torch.device) -> tuple[Camera, ...]:
     """Cameras round the back of the head."""
     angles = ((math.radians(yaw), math.radians(pitch)) for yaw, pitch in BACK_VIEWS)
@@ -263,10 +277,10 @@ def guard_losses(
     if colour:
         output = generator.render(planes, ws, view.camera, side, cut=CUT)
         wanted, trust = resize(view.colour, side), resize(view.trust, side)
-        colours = squared_error(output.raw, wanted, trust)
+        colours = colour_error(output.raw, wanted, trust)
         if view.carried is not None:
             colours = colours + squared_error(output.image, view.carried, view.seen)
-        losses["side_colour"] = colours + squared_error(resize(output.image, side), wanted, trust)
+        losses["side_colour"] = colours + colour_error(resize(output.image, side), wanted, trust)
     else:
         output = generator.volume(planes, view.camera, side, cut=CUT)
     return losses | {

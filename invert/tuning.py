@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -35,6 +36,9 @@ SMALL = 10_000_000
 """Generators with fewer parameters are small (the published ones have 30 million)."""
 SMALL_GAIN = 20.0
 """On the embedded prior: 60 steps at 20 or at 40 showed a head as well as 75 at 10, from all sides."""
+
+CONSTANT = ".const"
+"""How the name of the backbone's learned constant ends."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,14 @@ def calibrated_gain(generator: Eg3d) -> float:
     return SMALL_GAIN if sum(p.numel() for p in generator.parameters()) < SMALL else 1.0
 
 
+def groups(parameters: Mapping[str, torch.nn.Parameter], options: TuningConfig) -> list[dict[str, Any]]:
+    """Parameters by the factor (`gain`) on their rate: the backbone's constant apart from the rest."""
+    constant = [p for name, p in parameters.items() if name.endswith(CONSTANT)]
+    others = [p for name, p in parameters.items() if not name.endswith(CONSTANT)]
+    both = ({"params": others, "gain": 1.0}, {"params": constant, "gain": options.const_gain})
+    return [group for group in both if group["params"]]
+
+
 def tune(
     task: Task,
     pivot: Pivot,
@@ -109,7 +121,7 @@ def tune(
     for parameter in parameters.values():
         parameter.requires_grad_()
     rate = options.lr * (calibrated_gain(base) if options.lr_gain is None else options.lr_gain)
-    optimiser = torch.optim.Adam(parameters.values(), lr=rate, betas=(0.9, 0.999))
+    optimiser = torch.optim.Adam(groups(parameters, options), lr=rate, betas=(0.9, 0.999))
     done = 0
     if resume:
         done = resume.step
@@ -153,7 +165,8 @@ def tune(
         losses |= terms(Moment(generator, planes, ws, pivot.cameras, outputs, done))
         if locality:
             losses["locality"] = options.locality * locality(generator, rng)
-        optimiser.param_groups[0]["lr"] = rate * learning_rate_ramp(done / options.steps, 0.0, options.rampdown)
+        for group in optimiser.param_groups:
+            group["lr"] = group["gain"] * rate * learning_rate_ramp(done / options.steps, 0.0, options.rampdown)
         numbers = descend(optimiser, losses)
         done += 1
         step = Step(stage, done, options.steps, numbers)

@@ -17,6 +17,7 @@ from headlift.invert.contextual import EPSILON, contextual_loss
 from headlift.invert.perceptual import load_builtin
 from headlift.invert.regions import OUTLINE, cut, face_mask, inside_polygon, mirrored_box, part_boxes
 from headlift.invert.result import Target
+from headlift.invert.seams import carried_on, joined, seam_of
 from headlift.invert.sheet import carry, erode, lay_out
 from headlift.invert.side_net import SIDE
 from headlift.invert.sides import BEHIND, YAW, guard_cameras, side_views
@@ -170,6 +171,35 @@ def test_a_side_view_takes_colour_depth_and_opacity_from_the_photo_where_it_reac
         assert torch.equal(view.depth[unknown], pivot.depth[unknown])
         # the pivot's own surface hides what lies behind it
         assert (wanted[known] < pivot.depth[known] + BEHIND + 0.01).all()
+
+
+def told_ball(camera: Camera, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A ball of two told colours, one above the other, where it is, and its points."""
+    depth, solid, _ = ball(camera, side)
+    told = torch.full((1, 3, side, side), -0.3)
+    told[:, :, side // 2 :] = 0.5
+    return told, solid, surface_points(depth, camera)
+
+
+def test_what_the_photo_adds_at_the_seam_is_carried_on_by_colour_and_place() -> None:
+    side, change = 32, torch.tensor([0.3, 0.2, -0.1]).reshape(1, 3, 1, 1)
+    told, solid, points = told_ball(orbit(0.4, 0.0, pivot=(0.0, 0.0, 0.0)), side)
+    seen = solid * (torch.arange(side) < side // 2).float()
+    photo = torch.where(told < 0, told + change, told)  # the upper colour is told wrong, the lower right
+    seam = seam_of(told, photo, seen, solid, points)
+    assert 0 < len(seam.keys) < 2 * side
+    view = orbit(1.2, 0.0, pivot=(0.0, 0.0, 0.0))
+    beside, there, places = told_ball(view, side)
+    found = carried_on(beside, places, seam) - beside
+    upper, lower = there[0, 0] * (beside[0, 0] < 0) > 0, there[0, 0] * (beside[0, 0] > 0) > 0
+    assert float((found[0, :, upper] - change[0, :, 0]).abs().max()) < 0.1
+    assert float(found[0, :, lower].abs().max()) < 1e-3
+    away = carried_on(beside, places + 2.0, seam)  # like in colour, but nowhere near
+    torch.testing.assert_close(away, beside, atol=1e-4, rtol=0)
+    agreed = seam_of(told, told, seen, solid, points)
+    torch.testing.assert_close(carried_on(beside, places, joined([agreed, agreed])), beside, atol=1e-6, rtol=0)
+    nothing = seam_of(told, photo, solid, solid, points)  # all of it is seen
+    assert torch.equal(carried_on(beside, places, nothing), beside)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 12])
