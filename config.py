@@ -547,8 +547,8 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
     with a search of its own rate, jitter and resolution. `best` adds what a prior that is far from photographs needs: a
     start among random heads, a code for each layer in the second half of the search, squared errors beside the
     perceptual distance, the photo's surface, and side views that show the photo; its camera moves before the code does
-    (not in `fast`), and its tuning runs to the end, at a rate half as high again, the backbone's constant at three times that. Its search is short in every preset:
-    on heads of known truth a longer one made other views worse.
+    (not in `fast`), and its tuning runs to the end, at a rate half as high again, for the backbone's constant at three
+    times that. Its search is short in every preset: on heads of known truth a longer one made other views worse.
     """
     base = ReconstructConfig(preset=name, inversion=published(method))
     latent, camera, tuning = base.inversion.latent, base.inversion.camera, base.inversion.tuning

@@ -20,6 +20,7 @@ from headlift.invert.camera_refine import moved_camera
 from headlift.invert.invert import make_target
 from headlift.invert.latent import code_statistics, noise_images
 from headlift.invert.result import InversionState
+from headlift.invert.tuning import groups, tunable
 from headlift.values import Crop, Face, Similarity, Verdict
 
 
@@ -87,7 +88,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(noise: bool) -> 
 def test_a_resumed_run_equals_an_uninterrupted_one(split: float) -> None:
     generator = solid_generator(noise=True)
     crop = shown(generator)
-    config = replace(SHORT, latent=replace(SHORT.latent, split=split))
+    tuning = replace(SHORT.tuning, const_gain=3.0)
+    config = replace(SHORT, latent=replace(SHORT.latent, split=split), tuning=tuning)
     states: list[InversionState] = []
     whole, _ = run(generator, crop, config, on_state=states.append)
     assert [(s.stage, s.step) for s in states] == [
@@ -132,6 +134,15 @@ def test_tuning_stops_before_the_step_once_the_distance_is_small_enough() -> Non
     untouched = generator.state_dict()
     assert all(torch.equal(untouched[name], value) for name, value in result.generator.state_dict().items())
     assert result.metrics["depth_moved"] == 0
+
+
+def test_the_constant_learns_at_a_rate_of_its_own() -> None:
+    parameters = tunable(solid_generator())
+    rest, constant = groups(parameters, TuningConfig(const_gain=3.0))
+    assert (rest["gain"], constant["gain"]) == (1.0, 3.0)
+    (name,) = (name for name, p in parameters.items() if p is constant["params"][0])
+    assert name.endswith("synthesis.b4.const")
+    assert len(rest["params"]) + len(constant["params"]) == len(parameters)
 
 
 def test_w_has_one_code_and_w_plus_one_for_each_layer() -> None:
