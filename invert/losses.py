@@ -58,7 +58,7 @@ def squared_error(
 
 
 HUE = 3.0
-"""What errors of hue count beside those of brightness."""
+"""How many times more errors of hue count than those of brightness."""
 
 
 def colour_error(

@@ -4,8 +4,9 @@ Where the photo reaches, a side view shows the photo itself: its pixels are laid
 of them (`surface.py`; else the pivot's) and seen from there, colours and depth (SPI's neighbour views, Yin et al. 2023;
 HFGI3D's pseudo views, Xie et al. 2023). Elsewhere a network tells colours and opacity (`side_net.py`), and depth stays
 as the pivot has it. As hair and skin vary more than what the network learned from, its colours are mixed with tones:
-those of the photo at points that it does see and that are alike in place and in the pivot's colour. Priors whose
-pictures the network does not know have tones alone, and the pivot's own opacity.
+those of the photo at points that it does see and that are alike in place and in the pivot's colour (`tones.py`). What
+the photo still adds where it meets them is carried on to all that is told (`seams.py`). Priors whose pictures the
+network does not know have tones alone, and the pivot's own opacity.
 """
 
 from __future__ import annotations
@@ -121,15 +122,18 @@ class Look:
     volume: VolumeOutput
     """The untuned head from there."""
     colour: Float[Tensor, "1 3 r r"]
+    """Told, as is the opacity."""
     alpha: Float[Tensor, "1 1 r r"]
     weight: Float[Tensor, "1 1 r r"]
     """How much the told colours count."""
     carried: Float[Tensor, "1 3 s s"]
+    """The photo as it is seen from here, at its own resolution."""
     seen: Float[Tensor, "1 1 s s"]
+    """Where it reaches, 1 or 0."""
     shown: Float[Tensor, "1 4 r r"]
-    """Distance and colours of what the photo shows, as large as what is told."""
+    """Its distance and colours, as small as what is told."""
     share: Float[Tensor, "1 1 r r"]
-    """How much of each of these pixels the photo reaches."""
+    """How much of each of these pixels it reaches."""
 
     @property
     def known(self) -> Float[Tensor, "1 1 r r"]:
