@@ -24,7 +24,7 @@ from headlift.eg3d.rays import box_limits, pixel_rays
 from headlift.eg3d.triplane import FADE
 from headlift.invert.latent import Pivot
 from headlift.invert.perceptual import Distance
-from headlift.invert.sides import GUARD, back_cameras, guard_losses, side_views
+from headlift.invert.sides import GUARD, HUE, back_cameras, guard_losses, side_views
 from headlift.invert.task import Moment, Task, Terms
 from headlift.invert.tuning import Tuned, tunable, tune
 from headlift.values import Camera, Step
@@ -124,7 +124,9 @@ def back_terms(task: Task, pivot: Pivot) -> Terms:
     )
 
     def terms(moment: Moment) -> dict[str, Tensor]:
-        found = guard_losses(moment.generator, moment.planes, moment.ws, views[moment.done % len(views)], True, SIDE)
+        found = guard_losses(
+            moment.generator, moment.planes, moment.ws, views[moment.done % len(views)], True, SIDE, HUE
+        )
         return {name: WEIGHTS[name] * value for name, value in found.items()}
 
     return terms

@@ -20,7 +20,7 @@ from headlift.invert.losses import alpha_error, depth_error, resize, squared_err
 from headlift.invert.perceptual import load_distance
 from headlift.invert.result import Inversion
 from headlift.invert.side_net import guess_view
-from headlift.invert.sides import GUARD, guard_cameras, guard_losses, search_cameras, side_views
+from headlift.invert.sides import GUARD, HUE, guard_cameras, guard_losses, search_cameras, side_views
 from headlift.invert.surface import at_side, carving_error
 from headlift.invert.task import Moment, Task, Terms, no_terms
 from headlift.invert.tuning import tune, tuning_rng
@@ -85,7 +85,7 @@ def guard(task: Task, pivot: Pivot, rng: torch.Generator) -> Terms:
             losses["carving"] = options.carving * carving_error(moment.generator, moment.planes, camera, surface, rng)
         if views and moment.done % options.geometry_every == 0:
             view = views[(moment.done // options.geometry_every) % len(views)]
-            found = guard_losses(moment.generator, moment.planes, moment.ws, view, options.side_colour > 0)
+            found = guard_losses(moment.generator, moment.planes, moment.ws, view, options.side_colour > 0, hue=HUE)
             for name, value in found.items():
                 losses[name] = (
                     options.side_colour if name == "side_colour" else options.geometry * GUARD[name]

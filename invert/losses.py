@@ -57,19 +57,15 @@ def squared_error(
     return weighted_mean((a - b).square(), weight)
 
 
-HUE = 3.0
-"""How many times more errors of hue count than those of brightness."""
-
-
 def colour_error(
-    a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"], weight: Float[Tensor, "n 1 h w"] | None = None
+    a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"], weight: Float[Tensor, "n 1 h w"] | None, hue: float
 ) -> Float[Tensor, ""]:
-    """Mean squared difference of colours; that of their hue, all but the mean of the channels, counts `HUE` times more.
+    """Mean squared difference of colours; that of their hue, all but the mean of the channels, counts `hue` times more.
 
     The eye forgives cloudy brightness in hair and skin, but no green clouds.
     """
     apart = a - b
-    return weighted_mean(apart.square() + HUE * (apart - apart.mean(1, keepdim=True)).square(), weight)
+    return weighted_mean(apart.square() + hue * (apart - apart.mean(1, keepdim=True)).square(), weight)
 
 
 def alpha_error(alpha: Float[Tensor, "n 1 h w"], mask: Float[Tensor, "n 1 h w"]) -> Float[Tensor, ""]:

@@ -55,6 +55,8 @@ BEHIND = 0.05
 
 GUARD = {"side_depth": 100.0, "side_alpha": 1.0}
 """Weights of the guard's terms: a depth error of 0.1 units costs as much as a picture error of 1."""
+HUE = 3.0
+"""How many times more errors of hue count in what is told of a photo's sides."""
 
 
 @dataclass(frozen=True)
@@ -269,10 +271,12 @@ def guard_losses(
     view: SideView,
     colour: bool,
     side: int | None = None,
+    hue: float = 0.0,
 ) -> dict[str, Float[Tensor, ""]]:
     """How far a side view has gone from what it must keep: depth where it was solid, opacity everywhere, colours.
 
-    With a `side` the volume is rendered with so many pixels along each side, not with as many as the view has.
+    With a `side` the volume is rendered with so many pixels along each side, not with as many as the view has. Errors
+    of hue count `hue` times more than those of brightness (`colour_error`).
     """
     side = side or view.colour.shape[-1]
     solid = view.alpha if view.solid is None else view.solid
@@ -281,10 +285,10 @@ def guard_losses(
     if colour:
         output = generator.render(planes, ws, view.camera, side, cut=CUT)
         wanted, trust = resize(view.colour, side), resize(view.trust, side)
-        colours = colour_error(output.raw, wanted, trust)
+        colours = colour_error(output.raw, wanted, trust, hue)
         if view.carried is not None:
             colours = colours + squared_error(output.image, view.carried, view.seen)
-        losses["side_colour"] = colours + colour_error(resize(output.image, side), wanted, trust)
+        losses["side_colour"] = colours + colour_error(resize(output.image, side), wanted, trust, hue)
     else:
         output = generator.volume(planes, view.camera, side, cut=CUT)
     return losses | {

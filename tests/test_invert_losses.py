@@ -43,12 +43,12 @@ def test_squared_error_counts_each_pixel_by_its_weight() -> None:
 
 def test_errors_of_hue_count_more_than_those_of_brightness() -> None:
     grey = torch.zeros(1, 3, 1, 1)
-    assert float(losses.colour_error(grey, grey + 0.3)) == pytest.approx(0.09)
+    assert float(losses.colour_error(grey, grey + 0.3, None, 3.0)) == pytest.approx(0.09)
     # red 0.6, green and blue 0.15: a brightness of 0.3, and apart from it 0.3, -0.15, -0.15
     red = torch.tensor([0.6, 0.15, 0.15]).reshape(1, 3, 1, 1)
     hue = (0.09 + 0.0225 + 0.0225) / 3
-    assert float(losses.colour_error(grey, red)) == pytest.approx(0.09 + hue * (1 + losses.HUE))
-    assert float(losses.colour_error(grey, red, torch.zeros(1, 1, 1, 1))) == 0
+    assert float(losses.colour_error(grey, red, None, 3.0)) == pytest.approx(0.09 + hue * (1 + 3))
+    assert float(losses.colour_error(grey, red, torch.zeros(1, 1, 1, 1), 3.0)) == 0
 
 
 def test_alpha_error_is_the_divergence_of_coins() -> None:
