@@ -20,7 +20,15 @@ from headlift.invert.losses import alpha_error, depth_error, resize, squared_err
 from headlift.invert.perceptual import load_distance
 from headlift.invert.result import Inversion
 from headlift.invert.side_net import guess_view
-from headlift.invert.sides import GUARD, HUE, guard_cameras, guard_losses, search_cameras, side_views
+from headlift.invert.sides import (
+    GUARD,
+    HUE,
+    SEARCH_YAWS,
+    flanking_cameras,
+    guard_cameras,
+    guard_losses,
+    side_views,
+)
 from headlift.invert.surface import at_side, carving_error
 from headlift.invert.task import Moment, Task, Terms, no_terms
 from headlift.invert.tuning import tune, tuning_rng
@@ -47,7 +55,7 @@ def beside(task: Task) -> Terms:
     options, view = task.config.latent, task.views[0]
     if not options.sides or view.surface is None:
         return no_terms
-    cameras = search_cameras(view.camera)
+    cameras = flanking_cameras(view.camera, SEARCH_YAWS)
     told = [guess_view(view.target, view.surface, view.camera, camera) for camera in cameras]
 
     def terms(moment: Moment) -> dict[str, Tensor]:

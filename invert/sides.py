@@ -112,7 +112,7 @@ def side_views(
 
     if surface is None:
         return tuple(looked(view).joined() for view in cameras)
-    seam = joined([looked(view).seam() for view in seam_cameras(camera)])
+    seam = joined([looked(view).seam() for view in flanking_cameras(camera, SEAM_YAWS)])
     return tuple(looked(view).continued(seam).joined() for view in cameras)
 
 
@@ -218,20 +218,13 @@ def guard_cameras(count: int, camera: Camera, whole: bool, rng: torch.Generator)
     return tuple(view.to(camera.cam2world.device) for view in out)
 
 
-def search_cameras(camera: Camera) -> tuple[Camera, ...]:
-    """Cameras to either side of the front, with the lens of `camera`, and of the back."""
+def flanking_cameras(camera: Camera, yaws: Sequence[float]) -> tuple[Camera, ...]:
+    """Cameras at these yaws (degrees) to either side: the first pair with the lens of `camera`, the others see all of
+    the head."""
     focal = camera.intrinsics[:1, 0, 0].cpu()
-    front = (orbit(math.radians(yaw), 0.0, focal=focal) for yaw in (-SEARCH_YAWS[0], SEARCH_YAWS[0]))
-    back = (whole_head_camera(math.radians(yaw), 0.0) for yaw in (-SEARCH_YAWS[1], SEARCH_YAWS[1]))
-    return tuple(view.to(camera.cam2world.device) for view in (*front, *back))
-
-
-def seam_cameras(camera: Camera) -> tuple[Camera, ...]:
-    """Cameras from which the photo is seen to end, on both sides: the first with the lens of `camera`."""
-    focal = camera.intrinsics[:1, 0, 0].cpu()
-    near, *far = (math.radians(yaw) for yaw in SEAM_YAWS)
-    views = [orbit(side * near, 0.0, focal=focal) for side in (-1, 1)]
-    views += [whole_head_camera(side * yaw, 0.0) for yaw in far for side in (-1, 1)]
+    near, *far = ((math.radians(-yaw), math.radians(yaw)) for yaw in yaws)
+    views = [orbit(yaw, 0.0, focal=focal) for yaw in near]
+    views += [whole_head_camera(yaw, 0.0) for pair in far for yaw in pair]
     return tuple(view.to(camera.cam2world.device) for view in views)
 
 

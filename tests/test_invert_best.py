@@ -13,7 +13,7 @@ from headlift.invert import best as method
 from headlift.invert.invert import ignore, never
 from headlift.invert.result import Target
 from headlift.invert.side_net import SIDE
-from headlift.invert.sides import search_cameras
+from headlift.invert.sides import SEARCH_YAWS, flanking_cameras
 from headlift.invert.surface import Surface
 from headlift.invert.task import Moment, Task, View, no_terms
 from headlift.values import Camera
@@ -50,6 +50,6 @@ def test_the_search_looks_at_the_views_that_the_side_network_tells(monkeypatch: 
     shade = 0.5
     wrong = method.beside(task)
     assert [float(wrong(moment)["side_colour"]) for moment in moments] == pytest.approx([0.25] * 4, rel=1e-4)
-    assert len(asked) == 2 * len(search_cameras(camera))
+    assert len(asked) == 2 * len(flanking_cameras(camera, SEARCH_YAWS))
     plain = Task(generator, (view,), published("pti"), 0, never, None, ignore)
     assert method.beside(plain) is no_terms
