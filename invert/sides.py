@@ -40,9 +40,9 @@ PITCH = 0.4
 """Half the range of their pitch, radians (SPI)."""
 BACK_VIEWS = ((180, 0), (130, 12), (-130, -12), (155, -12), (-155, 12), (105, 0), (-105, 0), (180, 24))
 """Yaw and pitch of the views that go round the back, degrees."""
-SEARCH_YAWS = (45, 120)
+SEARCH_YAWS = (45.0, 120.0)
 """Yaws to either side at which the search for the code looks, degrees."""
-SEAM_YAWS = (45, 80, 115)
+SEAM_YAWS = (45.0, 80.0, 115.0)
 """Yaws to either side from which the photo is seen to end, degrees."""
 HEAD_RADIUS = 0.25
 """Surface this near to the world's origin is the head's own, world units."""
