@@ -27,7 +27,7 @@ from headlift.invert.losses import resize
 from headlift.invert.metrics import psnr
 from headlift.invert.perceptual import load_distance
 from headlift.invert.preview import pixels
-from headlift.invert.sides import SideView, side_views
+from headlift.invert.sides import Sides, SideView
 from headlift.invert.task import Task, make_view
 from headlift.weights import load_generator
 
@@ -63,7 +63,8 @@ def main() -> None:
         cameras = [view.camera for view in head.views[1:]]
         asked = task.views[0]
         strip = [pixels(asked.target.image)]
-        shown = side_views(pivot.generator, pivot.ws, pivot.cameras[0], asked.target, cameras, asked.surface)
+        sides = Sides(pivot.generator, pivot.ws, pivot.cameras[0], asked.target, asked.surface)
+        shown = sides.views(cameras)
         for view, truth, side in zip(head.views[1:], truths, shown, strict=True):
             (target, seen), wanted = target_picture(side), truth.over(0.0)
             solid = (truth.alpha > 0.5).to(seen.dtype)

@@ -19,7 +19,7 @@ from headlift.eg3d.rays import Jitter
 from headlift.eg3d.rounding import blend_middles
 from headlift.eg3d.spec import GeneratorSpec, NoiseMode
 from headlift.eg3d.superres import Superresolution
-from headlift.eg3d.triplane import Plane, look_up, merge_planes, sample_planes
+from headlift.eg3d.triplane import Plane, in_rows, look_up, merge_planes, sample_planes
 from headlift.values import Camera, RenderOutput
 
 POINTS_PER_CHUNK = 2**16
@@ -158,6 +158,7 @@ class Generator(nn.Module):
             planes, axes = planes.float(), None
             if not self.spec.published_faults:
                 planes, axes = merge_planes(planes / 3, self.spec.plane_layout)
+                planes = in_rows(planes) if planes.device.type == "cpu" else planes
             start, end = self._limits(origins, directions, coarse)
             count = m if torch.is_grad_enabled() else max(1, POINTS_PER_CHUNK // (n * max(coarse, fine)))
             parts = []

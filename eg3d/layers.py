@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headlift.eg3d import winograd
+from headlift.eg3d.convolution import convolution, doubling
 from headlift.eg3d.rounding import laned_product, published_convolution, published_doubling
 from headlift.eg3d.spec import NoiseMode
 
@@ -138,14 +139,14 @@ def convolve(
     if up == 1 and down == 1:
         if not published and winograd.pays(x, weight):
             return winograd.convolve(x, weight)
-        return (published_convolution if published else F.conv2d)(x, weight, padding=size // 2)
+        return (published_convolution if published else convolution)(x, weight, padding=size // 2)
     assert kernel is not None, "changing the resolution needs the filter"
     if up == 2:
-        double = published_doubling if published else F.conv_transpose2d
-        return filter_image(double(x, weight.transpose(0, 1), stride=2), kernel, padding=1, gain=4.0)
+        double = published_doubling if published else doubling
+        return filter_image(double(x, weight.transpose(0, 1)), kernel, padding=1, gain=4.0)
     if size == 1:
         return F.conv2d(filter_image(x, kernel, padding=1, stride=2), weight)
-    return F.conv2d(filter_image(x, kernel, padding=2), weight, stride=2)
+    return convolution(filter_image(x, kernel, padding=2), weight, stride=2)
 
 
 def modulated_convolution(

@@ -52,16 +52,14 @@ def published_convolution(
     return chained_product(patches.T, weight.flatten(1)).T.reshape(1, -1, *x.shape[2:])
 
 
-def published_doubling(
-    x: Float[Tensor, "n i h w"], weight: Float[Tensor, "i o k k"], stride: int
-) -> Float[Tensor, "n o h2 w2"]:
-    """The transposed convolution: by oneDNN, or for one small picture as a product whose patches are added up."""
+def published_doubling(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "i o k k"]) -> Float[Tensor, "n o h2 w2"]:
+    """The transposed convolution with stride 2: by oneDNN, or for a small picture as a product whose patches add up."""
     if not _small(x):
-        return F.conv_transpose2d(x, weight, stride=stride)
+        return F.conv_transpose2d(x, weight, stride=2)
     size = weight.shape[-1]
     patches = chained_product(x[0].flatten(1).T, weight.flatten(1).T).T
-    height, width = ((side - 1) * stride + size for side in x.shape[2:])
-    return F.fold(patches[None], (height, width), size, stride=stride)
+    height, width = ((side - 1) * 2 + size for side in x.shape[2:])
+    return F.fold(patches[None], (height, width), size, stride=2)
 
 
 def _small(x: Float[Tensor, "n c h w"]) -> bool:

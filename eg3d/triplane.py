@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from headlift.eg3d.rows import summed_rows
 from headlift.eg3d.spec import PlaneLayout
 
 
@@ -77,10 +78,21 @@ def merge_planes(
 def look_up(
     planes: Float[Tensor, "n k c p p"], each: tuple[Plane, ...], unit: Float[Tensor, "n m 3"]
 ) -> Float[Tensor, "n c m"]:
-    """Sum over the planes of their features at points given in [-1, 1]^3 (bilinear, zero outside; float32)."""
+    """Sum over the planes of their features at points given in [-1, 1]^3 (bilinear, zero outside; float32).
+
+    On a processor, one head at points without gradients goes by `rows`.
+    """
     n, k, c = planes.shape[:3]
     with torch.autocast(planes.device.type, enabled=False):
+        if n == 1 and planes.device.type == "cpu" and not unit.requires_grad:
+            shares = [back_share(unit[0, :, 2]) if plane.back else None for plane in each]
+            return summed_rows(planes.float(), unit.float(), [plane.axes for plane in each], shares).T[None]
         return _sample(planes.float(), each, unit.float()).reshape(n, k, c, -1).sum(dim=1)
+
+
+def in_rows(planes: Float[Tensor, "n k c p p"]) -> Float[Tensor, "n k c p p"]:
+    """The same with each texel's channels side by side in memory: what `look_up` wants on a processor."""
+    return planes.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
 
 
 def back_share(z: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

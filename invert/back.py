@@ -9,7 +9,7 @@ Where the photo itself shows something so far behind, it stays zero.
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
 import torch
@@ -24,7 +24,7 @@ from headlift.eg3d.rays import box_limits, pixel_rays
 from headlift.eg3d.triplane import FADE
 from headlift.invert.latent import Pivot
 from headlift.invert.perceptual import Distance
-from headlift.invert.sides import GUARD, HUE, back_cameras, guard_losses, side_views
+from headlift.invert.sides import GUARD, HUE, Sides, SideView, back_cameras, guard_losses
 from headlift.invert.task import Moment, Task, Terms
 from headlift.invert.tuning import Tuned, tunable, tune
 from headlift.values import Camera, Step
@@ -47,8 +47,11 @@ SPREAD = 2
 """And so many texels around them."""
 
 
-def tune_back(task: Task, pivot: Pivot, tuned: Tuned, distance: Distance) -> Generator[Step, None, Tuned]:
-    """Tune a plane for the back of a tuned generator; yields each step, returns the generator that has it."""
+def tune_back(
+    task: Task, pivot: Pivot, tuned: Tuned, sides: Callable[[], Sides], distance: Distance
+) -> Generator[Step, None, Tuned]:
+    """Tune a plane for the back of a tuned generator to show what `sides` has there; yields each step, returns the
+    generator that has it."""
     steps = task.config.tuning.back_steps
     if not steps or not task.config.tuning.steps or tuned.stopped or not task.views[0].target.white:
         return tuned
@@ -69,7 +72,7 @@ def tune_back(task: Task, pivot: Pivot, tuned: Tuned, distance: Distance) -> Gen
         replace(pivot, generator=generator),
         distance,
         torch.Generator(),
-        back_terms(task, pivot),
+        back_terms(sides().views(back_cameras(pivot.ws.device))),
         replace(task.config.tuning, steps=steps, lr=RATE, lr_gain=1.0, rampdown=RAMPDOWN),
         STAGE,
         tuned.history,
@@ -116,12 +119,8 @@ def free_texels(generator: Eg3d, ws: Float[Tensor, "1 l w"], camera: Camera) -> 
     return 1 - F.max_pool2d(seen, 2 * SPREAD + 1, stride=1, padding=SPREAD)[0, 0]
 
 
-def back_terms(task: Task, pivot: Pivot) -> Terms:
-    """One view of the back after the other: what the guard wants to see there."""
-    camera, view = pivot.cameras[0], task.views[0]
-    views = side_views(
-        pivot.generator, pivot.ws, camera, view.target, back_cameras(camera.cam2world.device), view.surface
-    )
+def back_terms(views: Sequence[SideView]) -> Terms:
+    """One view of the back after the other."""
 
     def terms(moment: Moment) -> dict[str, Tensor]:
         found = guard_losses(

@@ -7,7 +7,8 @@ depth that a network sees in the photo (`surface.py`), the search looks at the v
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -24,10 +25,10 @@ from headlift.invert.sides import (
     GUARD,
     HUE,
     SEARCH_YAWS,
+    Sides,
     flanking_cameras,
     guard_cameras,
     guard_losses,
-    side_views,
 )
 from headlift.invert.surface import at_side, carving_error
 from headlift.invert.task import Moment, Task, Terms, no_terms
@@ -41,11 +42,17 @@ def best(task: Task) -> Generator[Step, None, Inversion]:
     device = next(task.generator.parameters()).device
     pivot = yield from find_latent(task, load_distance(task.config.perceptual, "latent", device), beside(task))
     distance = load_distance(task.config.perceptual, "tuning", device)
+    view = task.views[0]
+
+    @cache
+    def sides() -> Sides:
+        return Sides(pivot.generator, pivot.ws, pivot.cameras[0], view.target, view.surface)
+
     tuned = tuned_before(task, pivot)
     if tuned is None:
         rng = tuning_rng(task)
-        tuned = yield from tune(task, pivot, distance, rng, guard(task, pivot, rng))
-    tuned = yield from tune_back(task, pivot, tuned, distance)
+        tuned = yield from tune(task, pivot, distance, rng, guard(task, pivot, sides, rng))
+    tuned = yield from tune_back(task, pivot, tuned, sides, distance)
     return conclude(task, pivot, tuned)
 
 
@@ -70,7 +77,7 @@ def beside(task: Task) -> Terms:
     return terms
 
 
-def guard(task: Task, pivot: Pivot, rng: torch.Generator) -> Terms:
+def guard(task: Task, pivot: Pivot, sides: Callable[[], Sides], rng: torch.Generator) -> Terms:
     """The guard's terms: depth at the photo's camera (the pivot's where the photo's own surface is not known) and space
     before that surface in every step, one side view after the other now and then."""
     options, base, camera = task.config.tuning, pivot.generator, pivot.cameras[0]
@@ -78,7 +85,7 @@ def guard(task: Task, pivot: Pivot, rng: torch.Generator) -> Terms:
     if not options.geometry or pivot.stopped:
         return no_terms
     cameras = guard_cameras(options.side_views, camera, target.white, rng)
-    views = side_views(base, pivot.ws, camera, target, cameras, surface)
+    views = sides().views(cameras) if cameras else ()
     with torch.no_grad():
         before = base.volume(base.planes(pivot.ws), camera)
         solid = before.alpha * resize(target.mask, before.depth.shape[-1]) if target.white else before.alpha

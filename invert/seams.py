@@ -17,6 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from headlift.invert.likeness import by_likeness
+
 COLOUR_SCALE = 0.1
 """Told colours this far apart, in units of [-1, 1], are unlike."""
 PLACE_SCALE = 0.2
@@ -62,8 +64,7 @@ def carried_on(told: Float[Tensor, "1 3 r r"], points: Float[Tensor, "1 m 3"], s
     """Told colours with what the seam adds to those that are like its own; far from all of it nothing."""
     if not len(seam.keys):
         return told
-    alike = torch.exp(-0.5 * torch.cdist(_keys(told.flatten(2)[0].T, points[0]), seam.keys).square())
-    change = alike @ seam.change / (alike.sum(1, keepdim=True) + ENOUGH)
+    change = by_likeness(_keys(told.flatten(2)[0].T, points[0]), seam.keys, seam.change, ENOUGH)
     return told + change.T.reshape(told.shape)
 
 

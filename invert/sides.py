@@ -78,42 +78,49 @@ class SideView:
     """How much the depth counts, where that is not the opacity."""
 
 
-@torch.no_grad()
-def side_views(
-    generator: Generator,
-    ws: Float[Tensor, "1 l w"],
-    camera: Camera,
-    target: Target,
-    cameras: Sequence[Camera],
-    surface: Surface | None = None,
-) -> tuple[SideView, ...]:
-    """What `cameras` are to see: the photo that was taken from `camera` where it reaches, and what is behind that.
+class Sides:
+    """What other cameras are to see of the head in a photo: that where it reaches, and what is behind that."""
 
-    With a `surface` the photo lies there, and a network finishes the views; without, it lies on the untuned head's.
-    """
-    planes = generator.planes(ws)
-    front = generator.volume(planes, camera)
-    tones = tone_samples(front.features[:, :3], front.depth, front.alpha, camera, target)
-    tell: Callable[[VolumeOutput, Camera], Told]
-    if surface is None:
-        sure = erode(resize(target.mask, front.depth.shape[-1]), 1) * (front.alpha > 0.9)
-        sure = sure * (1 - steps(torch.where(sure > 0, front.depth, front.depth.amax()), CONTOUR))
-        sheet = lay_out(target, camera, front.depth, sure)
-        tell = partial(toned, tones=tones, white=target.white)
-    else:
-        # All of the head: where geometry cannot be held to the guess, colours laid out by it still beat other places'.
-        inside = (resize(target.mask, surface.depth.shape[-1]) > 0.5).to(surface.depth.dtype)
-        sheet = lay_out(target, camera, surface.depth, inside)
-        tell = partial(guessed, tones=tones, target=target, surface=surface, camera=camera)
-    side = target.image.shape[-1]
+    @torch.no_grad()
+    def __init__(
+        self,
+        generator: Generator,
+        ws: Float[Tensor, "1 l w"],
+        camera: Camera,
+        target: Target,
+        surface: Surface | None = None,
+    ) -> None:
+        """The photo was taken from `camera`. With a `surface` it lies there, and a network finishes the views; without,
+        it lies on the untuned head's."""
+        self._generator, self._planes, self._side = generator, generator.planes(ws), target.image.shape[-1]
+        front = self._untuned(camera)
+        tones = tone_samples(front.features[:, :3], front.depth, front.alpha, camera, target)
+        self._seam: Seam | None = None
+        self._tell: Callable[[VolumeOutput, Camera], Told]
+        if surface is None:
+            sure = erode(resize(target.mask, front.depth.shape[-1]), 1) * (front.alpha > 0.9)
+            sure = sure * (1 - steps(torch.where(sure > 0, front.depth, front.depth.amax()), CONTOUR))
+            self._sheet = lay_out(target, camera, front.depth, sure)
+            self._tell = partial(toned, tones=tones, white=target.white)
+        else:
+            # All of the head: where geometry cannot be held to the guess, colours laid out by it still beat other
+            # places'.
+            inside = (resize(target.mask, surface.depth.shape[-1]) > 0.5).to(surface.depth.dtype)
+            self._sheet = lay_out(target, camera, surface.depth, inside)
+            self._tell = partial(guessed, tones=tones, target=target, surface=surface, camera=camera)
+            self._seam = joined([self._look(view).seam() for view in flanking_cameras(camera, SEAM_YAWS)])
 
-    def looked(view: Camera) -> Look:
-        return look(generator.volume(planes, view), view, tell, sheet, side)
+    @torch.no_grad()
+    def views(self, cameras: Sequence[Camera]) -> tuple[SideView, ...]:
+        """What each of them is to see."""
+        looks = (self._look(view) for view in cameras)
+        return tuple((look if self._seam is None else look.continued(self._seam)).joined() for look in looks)
 
-    if surface is None:
-        return tuple(looked(view).joined() for view in cameras)
-    seam = joined([looked(view).seam() for view in flanking_cameras(camera, SEAM_YAWS)])
-    return tuple(looked(view).continued(seam).joined() for view in cameras)
+    def _untuned(self, camera: Camera) -> VolumeOutput:
+        return self._generator.volume(self._planes, camera, cut=CUT)
+
+    def _look(self, camera: Camera) -> Look:
+        return look(self._untuned(camera), camera, self._tell, self._sheet, self._side)
 
 
 @dataclass(frozen=True)

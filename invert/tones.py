@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from headlift.invert.likeness import by_likeness
 from headlift.invert.losses import resize
 from headlift.invert.result import Target
 from headlift.invert.sheet import erode
@@ -56,5 +57,4 @@ def transfer_tones(
     if not len(tones.keys):
         return raw
     keys = tone_keys(raw.flatten(2)[0].T, points[0])
-    likeness = torch.softmax(-0.5 * torch.cdist(keys, tones.keys).square(), dim=1)
-    return (likeness @ tones.colour).T.reshape(raw.shape)
+    return by_likeness(keys, tones.keys, tones.colour).T.reshape(raw.shape)

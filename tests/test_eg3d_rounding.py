@@ -61,7 +61,7 @@ def test_convolutions_agree_with_the_plain_ones(images: int, size: int) -> None:
     x, w = normal(images, 6, 8, 8), normal(4, 6, size, size)
     found = rounding.published_convolution(x, w, padding=size // 2)
     assert torch.allclose(found, F.conv2d(x, w, padding=size // 2), rtol=1e-4, atol=1e-4)
-    found = rounding.published_doubling(x, w.transpose(0, 1), stride=2)
+    found = rounding.published_doubling(x, w.transpose(0, 1))
     assert torch.allclose(found, F.conv_transpose2d(x, w.transpose(0, 1), stride=2), rtol=1e-4, atol=1e-4)
 
 

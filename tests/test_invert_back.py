@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,7 @@ from headlift.invert.follow import follow
 from headlift.invert.latent import Pivot
 from headlift.invert.perceptual import load_builtin
 from headlift.invert.result import Target
-from headlift.invert.sides import side_views
+from headlift.invert.sides import Sides
 from headlift.invert.task import Task, View
 from headlift.invert.tuning import Tuned
 from headlift.weights import load_generator
@@ -69,14 +70,19 @@ def task_of(pivot: Pivot, steps: int, white: bool = True, tuning: int = 9) -> Ta
     return Task(pivot.generator, (view,), config, 0, lambda: False, None, lambda state: None)
 
 
+def sides_of(pivot: Pivot) -> Callable[[], Sides]:
+    target = task_of(pivot, 0).views[0].target
+    return lambda: Sides(pivot.generator, pivot.ws, FRONT, target)
+
+
 def test_the_back_becomes_what_the_guard_wants_and_the_photos_view_stays(pivot: Pivot, tuned: Tuned) -> None:
     seen, task = [], task_of(pivot, 8)
-    backed = follow(tune_back(task, pivot, tuned, load_builtin()), seen.append)
+    backed = follow(tune_back(task, pivot, tuned, sides_of(pivot), load_builtin()), seen.append)
     assert [(step.stage, step.index, step.total) for step in seen] == [("back", i, 8) for i in range(1, 9)]
     assert backed.reason == "all 9 tuning steps were done, and 8 for the back of the head"
     assert float((raw(backed.generator, pivot) - raw(tuned.generator, pivot)).abs().max()) < 0.1
     assert float((raw(tuned.generator, pivot) - raw(pivot.generator, pivot)).square().mean()) > 0.01
-    (behind,) = side_views(pivot.generator, pivot.ws, FRONT, task.views[0].target, (BEHIND,))
+    (behind,) = sides_of(pivot)().views((BEHIND,))
     wanted, before, after = (
         picture[..., 22:40, 24:40]
         for picture in (behind.colour, *(raw(g, pivot, BEHIND) for g in (tuned.generator, backed.generator)))
@@ -91,4 +97,7 @@ def test_the_back_becomes_what_the_guard_wants_and_the_photos_view_stays(pivot: 
 
 @pytest.mark.parametrize("without", [{"steps": 0}, {"steps": 3, "white": False}, {"steps": 3, "tuning": 0}])
 def test_without_it_the_tuned_generator_is_the_result(pivot: Pivot, tuned: Tuned, without: dict) -> None:
-    assert follow(tune_back(task_of(pivot, **without), pivot, tuned, load_builtin()), lambda step: None) is tuned
+    assert (
+        follow(tune_back(task_of(pivot, **without), pivot, tuned, sides_of(pivot), load_builtin()), lambda step: None)
+        is tuned
+    )

@@ -20,7 +20,7 @@ from headlift.invert.result import Target
 from headlift.invert.seams import carried_on, joined, seam_of
 from headlift.invert.sheet import carry, erode, lay_out
 from headlift.invert.side_net import SIDE
-from headlift.invert.sides import BEHIND, YAW, guard_cameras, side_views
+from headlift.invert.sides import BEHIND, YAW, Sides, guard_cameras
 from headlift.invert.surface import Surface
 from headlift.invert.symmetry import mirror_loss, mirror_weight, mirrored
 from headlift.invert.warp import backward_warp, forward_splat, pixel_centres, steps, surface_points, visibility
@@ -147,11 +147,11 @@ def test_a_side_view_takes_colour_depth_and_opacity_from_the_photo_where_it_reac
     surface = Surface(far, erode(whole, 1), 1 - whole, far, torch.zeros_like(whole))
     ws = generator.w_avg.expand(1, generator.num_ws, -1)
     cameras = guard_cameras(2, camera, target.white, seeded())
-    views = side_views(generator, ws, camera, target, cameras, surface)
+    views = Sides(generator, ws, camera, target, surface).views(cameras)
     planes = generator.planes(ws)
     # colours do not wait for a surface that geometry can be held to
     untrusted = replace(surface, trust=torch.zeros_like(whole))
-    for view, same in zip(views, side_views(generator, ws, camera, target, cameras, untrusted), strict=True):
+    for view, same in zip(views, Sides(generator, ws, camera, target, untrusted).views(cameras), strict=True):
         assert same.seen is not None
         assert torch.equal(same.seen, view.seen)
     for view in views:
