@@ -1,24 +1,29 @@
 """What makes an optimiser's step fast, and what it costs: `python benchmarks/active.py [--weights NAME]`.
 
-Renders one random head with gradients to all weights: plainly, with Winograd's convolutions (`headlift.eg3d.winograd`,
-which processors take), and with a `cut` that leaves out idle samples as well (`headlift.eg3d.active`), in turns; prints
-processor seconds (the smallest of the turns), and how far pictures and gradients are from the plain ones.
+Renders one random head with gradients to all weights, in turns: plainly; then, one more each time, with what processors
+take (Winograd's convolutions, `headlift.eg3d.winograd`; quick gradients of kernels, `eg3d.convolution`; look-ups as
+sums of rows, `eg3d.rows`) and with a `cut` that leaves out idle samples (`eg3d.active`). Prints processor seconds (the
+smallest of the turns), and how far pictures and gradients are from the plain ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from contextlib import ExitStack
 from unittest import mock
 
 import torch
 from torch import Tensor
 
-from headlift.eg3d import winograd
+from headlift.eg3d import convolution, rows, winograd
 from headlift.eg3d.active import CUT
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
 from headlift.weights import load_generator
+
+MEANS = {"Winograd": winograd, "kernels' gradients": convolution, "rows": rows}
+"""Modules whose `pays` says when they are taken."""
 
 
 def step(generator: Generator, ws: Tensor, wanted: Tensor, cut: float) -> tuple[float, Tensor, Tensor]:
@@ -30,12 +35,6 @@ def step(generator: Generator, ws: Tensor, wanted: Tensor, cut: float) -> tuple[
     seconds = time.process_time() - began
     gradients = [p.grad.flatten() for p in generator.parameters() if p.grad is not None]
     return seconds, output.image.detach(), torch.cat(gradients)
-
-
-def plain_step(generator: Generator, ws: Tensor, wanted: Tensor) -> tuple[float, Tensor, Tensor]:
-    """The same with PyTorch's own convolutions and all samples."""
-    with mock.patch.object(winograd, "pays", return_value=False):
-        return step(generator, ws, wanted, 0.0)
 
 
 def main() -> None:
@@ -53,20 +52,23 @@ def main() -> None:
     side = generator.spec.image_resolution
     wanted = torch.rand(1, 3, side, side, generator=random) * 2 - 1
     generator.requires_grad_()
-    plain: list[tuple[float, Tensor, Tensor]] = []
-    runs: dict[float, list[tuple[float, Tensor, Tensor]]] = {cut: [] for cut in (0.0, *arguments.cuts)}
+    # Which of the means are switched off, and the cut.
+    kinds = [(" + ".join(["plain", *MEANS][: k + 1]), list(MEANS.values())[k:], 0.0) for k in range(len(MEANS) + 1)]
+    kinds += [(f"all of it, cut {cut:g}", [], cut) for cut in arguments.cuts]
+    runs: list[list[tuple[float, Tensor, Tensor]]] = [[] for _ in kinds]
     for _ in range(arguments.turns):
-        plain.append(plain_step(generator, ws, wanted))
-        for cut, done in runs.items():
-            done.append(step(generator, ws, wanted, cut))
-    slowest = min(seconds for seconds, _, _ in plain)
-    _, picture, gradient = plain[0]
-    print(f"plain: {slowest:.2f} s")
-    for cut, done in runs.items():
+        for (_, without, cut), done in zip(kinds, runs, strict=True):
+            with ExitStack() as stack:
+                for module in without:
+                    stack.enter_context(mock.patch.object(module, "pays", return_value=False))
+                done.append(step(generator, ws, wanted, cut))
+    slowest = min(seconds for seconds, _, _ in runs[0])
+    _, picture, gradient = runs[0][0]
+    for (name, _, _), done in zip(kinds, runs, strict=True):
         seconds = min(seconds for seconds, _, _ in done)
         _, other, turned = done[0]
         print(
-            f"Winograd, cut {cut:g}: {seconds:.2f} s, {slowest / seconds:.1f} times as fast; picture within "
+            f"{name}: {seconds:.2f} s, {slowest / seconds:.1f} times as fast; picture within "
             f"{float((other - picture).abs().max()):.1e} (of 2), gradients "
             f"{float((turned - gradient).norm() / gradient.norm()):.1e} (L2)"
         )

@@ -21,19 +21,20 @@ def convolution(
     x: Float[Tensor, "n i h w"], weight: Float[Tensor, "o i k k"], stride: int = 1, padding: int = 0
 ) -> Float[Tensor, "n o h2 w2"]:
     """`F.conv2d`."""
-    if _pays(x, weight):
+    if pays(x, weight):
         return _Convolution.apply(x, weight, stride, padding, False)  # type: ignore[no-any-return]
     return F.conv2d(x, weight, stride=stride, padding=padding)
 
 
 def doubling(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "i o k k"]) -> Float[Tensor, "n o h2 w2"]:
     """`F.conv_transpose2d` with stride 2."""
-    if _pays(x, weight):
+    if pays(x, weight):
         return _Convolution.apply(x, weight, 2, 0, True)  # type: ignore[no-any-return]
     return F.conv_transpose2d(x, weight, stride=2)
 
 
-def _pays(x: Tensor, weight: Tensor) -> bool:
+def pays(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "a b k k"]) -> bool:
+    """Whether the gradients of these are slow in PyTorch."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and weight.requires_grad and weight.shape[-1] > 1
 
 

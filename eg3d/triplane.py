@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from headlift.eg3d.rows import summed_rows
+from headlift.eg3d import rows
 from headlift.eg3d.spec import PlaneLayout
 
 
@@ -80,13 +80,13 @@ def look_up(
 ) -> Float[Tensor, "n c m"]:
     """Sum over the planes of their features at points given in [-1, 1]^3 (bilinear, zero outside; float32).
 
-    On a processor, one head at points without gradients goes by `rows`.
+    On a processor one head goes by `rows`, unless the points want gradients.
     """
     n, k, c = planes.shape[:3]
     with torch.autocast(planes.device.type, enabled=False):
-        if n == 1 and planes.device.type == "cpu" and not unit.requires_grad:
+        if rows.pays(planes, unit):
             shares = [back_share(unit[0, :, 2]) if plane.back else None for plane in each]
-            return summed_rows(planes.float(), unit.float(), [plane.axes for plane in each], shares).T[None]
+            return rows.summed_rows(planes.float(), unit.float(), [plane.axes for plane in each], shares).T[None]
         return _sample(planes.float(), each, unit.float()).reshape(n, k, c, -1).sum(dim=1)
 
 
