@@ -25,6 +25,8 @@ FLAGS = [
     "--inversion.tuning.back-steps=2",
     "--inversion.keep-every=2",
     "--mesh.resolution=64",
+    "--mesh.texture-size=256",
+    "--mesh.views=4",
     "--video.frames=6",
 ]
 FILES = {
@@ -127,7 +129,7 @@ def test_two_photos_of_one_person_give_one_head(photo: Path, tmp_path: Path) -> 
     Image.open(photo).crop((60, 0, 460, 400)).save(other)
     out = tmp_path / "run"
     flags = ["--inversion.latent.steps=2", "--inversion.tuning.steps=1", "--device=cpu", "--quiet"]
-    flags += ["--mesh.resolution=48", "--video.frames=2", "--preset=fast"]
+    flags += ["--mesh.resolution=48", "--mesh.texture-size=256", "--mesh.views=4", "--video.frames=2", "--preset=fast"]
     assert cli.run(["reconstruct", str(photo), str(other), "--method", "multi", "--out", str(out), *flags]) == 0
     assert names(out) == FILES
     head = load_head(out / "head.safetensors")
@@ -170,6 +172,7 @@ def test_random_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     out = tmp_path / "heads"
     arguments = ["generate", "--seeds", "3-4", "--out", str(out), "--yaw", "-30", "30", "--mix", "5", "--device=cpu"]
     arguments += ["--video", "--frames", "4", "--meshes", "ply", "--mesh.resolution", "48"]
+    arguments += ["--mesh.texture-size", "256", "--mesh.views", "4"]
     assert cli.run(arguments) == 0
     pictures = {"seed0003.png", "seed0004.png", "grid.png", "mix.png"}
     assert names(out) == pictures | {"walk.mp4", "seed0003.ply", "seed0004.ply"} | {
