@@ -158,7 +158,8 @@ class Generator(nn.Module):
             planes, axes = planes.float(), None
             if not self.spec.published_faults:
                 planes, axes = merge_planes(planes / 3, self.spec.plane_layout)
-                planes = in_rows(planes) if planes.device.type == "cpu" else planes
+                if len(planes) == 1 and planes.device.type == "cpu":
+                    planes = in_rows(planes)
             start, end = self._limits(origins, directions, coarse)
             count = m if torch.is_grad_enabled() else max(1, POINTS_PER_CHUNK // (n * max(coarse, fine)))
             parts = []

@@ -58,4 +58,4 @@ def test_what_has_no_gradient_gets_none() -> None:
     convolution(x, weight, padding=1).sum().backward()
     assert x.grad is None
     assert weight.grad is not None
-    assert type(convolution(x, weight.detach(), padding=1).grad_fn) is type(None)
+    assert convolution(x, weight.detach(), padding=1).grad_fn is None
