@@ -23,7 +23,7 @@ demo: setup  ## run the main job on a real photo, into out/demo
 	$(BIN)/python benchmarks/demo.py out/demo
 
 test: setup  ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## format, lint and types
 	$(BIN)/ruff format --check .

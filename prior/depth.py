@@ -23,6 +23,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headlift.eg3d.training.precision import autocast
 from headlift.errors import HeadliftError
 from headlift.invert.depth_net import SIDE, WIDTHS, DepthGuess, DepthNet, load_depth_net
 from headlift.prior.dataset import DEPTH_UNIT, read_depths
@@ -143,7 +144,7 @@ def train(
     def step(rng: torch.Generator) -> Float[Tensor, ""]:
         picked = torch.randint(len(pictures), (batch,), generator=rng)
         photo, mask, truth = batch_of(pictures[picked], depth[picked], rng)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast("cpu"):
             guess = net(photo.to(memory_format=torch.channels_last), mask)
         return loss(guess, truth)
 

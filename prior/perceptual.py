@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headlift.eg3d.training.precision import autocast
 from headlift.invert.perceptual import STAGES, FeatureNet
 
 log = logging.getLogger(__name__)
@@ -211,7 +212,7 @@ def train(
         two = torch.stack([pixels[views[names[i]][p[1]]] for i, p in zip(picked, pairs, strict=True)]).float() / 255
         placed = place(one, side, rng)
         batch = torch.cat([photograph(placed, rng), photograph(placed, rng), photograph(place(two, side, rng), rng)])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast("cpu"):
             maps = model.features(batch.to(memory_format=torch.channels_last))
             pooled = torch.cat([maps[-1].mean((2, 3)), maps[-1].amax((2, 3))], 1)
             codes = model.identity(pooled)

@@ -24,6 +24,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headlift.eg3d.training.precision import autocast
 from headlift.errors import HeadliftError
 from headlift.invert.losses import resize
 from headlift.invert.metrics import psnr
@@ -266,7 +267,7 @@ def train(
     def step(rng: torch.Generator) -> Float[Tensor, ""]:
         known, truth = batch_of(samples[rows[torch.randint(len(rows), (batch,), generator=rng)]], rng)
         known, truth = known.to(device, memory_format=torch.channels_last), truth.to(device)
-        with torch.autocast(known.device.type, dtype=torch.bfloat16):
+        with autocast(known.device):
             picture, odds = net(known)
         return error(picture, odds, truth, known[:, 3:4])
 

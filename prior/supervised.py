@@ -32,6 +32,7 @@ from headlift.eg3d.spec import BackboneSpec, DecoderSpec, GeneratorSpec, Mapping
 from headlift.eg3d.training import losses
 from headlift.eg3d.training.fast import planes_table, superres
 from headlift.eg3d.training.lookup import lookup
+from headlift.eg3d.training.precision import working_type
 from headlift.eg3d.training.rays import Rays, camera_rays, density, hidden, hull_limits, render_rays
 from headlift.invert.perceptual import FeatureNet, load_feature_net
 from headlift.prior.budget import Budget, record, save_state
@@ -264,13 +265,14 @@ def show(
     batch: Batch,
     config: TrainConfig,
     random: torch.Generator,
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype | None = None,
 ) -> Seen:
-    """Render a batch and compare it with its pictures."""
+    """Render a batch and compare it with its pictures, in `dtype` or what is fastest on the device."""
     spec = generator.spec
     weights = dict(generator.named_parameters())
     n, views = batch.labels.shape[:2]
     device = batch.z.device
+    dtype = dtype or working_type(device)
     w = generator.backbone.mapping(batch.z, torch.zeros(n, 25, device=device))
     ws = w[:, None].expand(-1, generator.num_ws, -1)
     table = planes_table(weights, spec, ws, dtype)

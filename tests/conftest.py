@@ -1,4 +1,5 @@
-"""What holds for every test: one thread, no random examples, and, in CI, no skips."""
+"""What holds for every test: one thread (`make test` runs several files at a time), no random examples, and, in CI,
+no skips."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from headlift.eg3d.spec import (
     RenderSpec,
     SuperresSpec,
 )
-from headlift.eg3d.training import fast, lookup, rays
+from headlift.eg3d.training import fast, lookup, precision, rays
 from headlift.values import Camera
 
 SPEC = GeneratorSpec(
@@ -155,3 +155,30 @@ def test_camera_rays_go_through_the_points_that_project_there() -> None:
     projected = camera.intrinsics[0] @ seen[:3]
     assert torch.allclose(projected[:2] / projected[2], uv[0, 0], atol=1e-5)
     assert isinstance(camera, Camera)
+
+
+def test_the_compiled_look_up_leaves_small_numbers_as_they_are() -> None:
+    """Libraries linked with -ffast-math make all that lies below 1.2e-38 zero in the thread that opens them."""
+    table, points = normal(1, 8, 8, 3, 4), normal(1, 5, 3, seed=2).tanh()
+    assert torch.isfinite(lookup.lookup(table, points, "zy")).all()
+    assert float(torch.tensor(1e-40) * 1.5) > 0
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"avx2": True, "avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"architecture": "aarch64", "bf16": True}, torch.bfloat16),
+    ],
+)
+def test_bfloat16_is_for_what_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, told: dict[str, bool | str], expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert precision.working_type("cpu") == expected
+    assert precision.working_type("cuda") == torch.bfloat16
+    for wanted in (True, False):
+        with precision.autocast("cpu", wanted):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == (expected if wanted else torch.float32)

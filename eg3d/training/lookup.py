@@ -25,6 +25,9 @@ from torch import Tensor
 from headlift.eg3d.spec import PlaneLayout
 from headlift.eg3d.triplane import PLANES
 
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+"""Not -ffast-math: a library that is linked with it turns the small numbers of the whole process to zero."""
+
 SOURCE = r"""
 #include <math.h>
 #include <string.h>
@@ -152,15 +155,15 @@ def _library() -> ctypes.CDLL | None:
     if compiler is None or os.environ.get("HEADLIFT_NATIVE") == "0":
         return None
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "headlift"
-    path = folder / f"lookup-{hashlib.sha256(SOURCE.encode()).hexdigest()[:16]}.so"
+    digest = hashlib.sha256("\n".join((*FLAGS, SOURCE)).encode()).hexdigest()
+    path = folder / f"lookup-{digest[:16]}.so"
     try:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as work:
                 source, built = Path(work) / "lookup.c", Path(work) / "lookup.so"
                 source.write_text(SOURCE)
-                flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC"]
-                subprocess.run([compiler, *flags, "-o", built, source, "-lm"], check=True, capture_output=True)
+                subprocess.run([compiler, *FLAGS, "-o", built, source, "-lm"], check=True, capture_output=True)
                 built.replace(path)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.CalledProcessError):

@@ -29,6 +29,7 @@ from headlift.eg3d.training import schedules
 from headlift.eg3d.training.adversarial import blur, discriminator_loss, generator_loss, r1_loss
 from headlift.eg3d.training.augment import Augmentation, AugmentConfig, adapt, draw_augmentation
 from headlift.eg3d.training.losses import smooth_density_loss
+from headlift.eg3d.training.precision import autocast
 from headlift.eg3d.training.ranks import Ranks, gather_gradients
 from headlift.errors import ConfigError
 from headlift.values import Camera
@@ -110,7 +111,7 @@ class AdversarialConfig:
     families: AugmentConfig = AugmentConfig()
     """Families of augmentation."""
     bf16: bool = True
-    """Convolutions in bfloat16."""
+    """Convolutions in bfloat16, where the device has it (`precision.working_type`)."""
     seed: int = 0
     """Seed of everything random."""
 
@@ -449,7 +450,7 @@ class AdversarialTrainer:
         return every[draws.chosen]
 
     def _precision(self) -> AbstractContextManager[None]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
+        return autocast(self.device, self.config.bf16)
 
     @torch.no_grad()
     def _follow(self) -> None:
