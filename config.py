@@ -120,6 +120,10 @@ class TuningConfig:
     small ones such as the embedded prior, which have to change more to show a photo."""
     const_gain: float = 1.0
     """Factor on the rate of the backbone's learned constant, which has a place of its own for every few texels."""
+    offsets_gain: float = 0.0
+    """`best` adds offsets to the planes, a number a texel; factor on the rate at which they learn, 0 for none."""
+    muon: float = 0.0
+    """The kernels of convolutions take Muon's steps, so many times as large as Adam's; 0 for Adam's."""
     rampdown: float = 0.0
     """Share of the steps over which the rate falls along a cosine; 0 for a constant rate, as published."""
     mse: float = 1.0
@@ -557,7 +561,7 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, mse=1.0, raw=1.0, candidates=16, split=0.5)
         latent = replace(latent, relief=300.0, depth=300.0, sides=1.0)
         tuning = replace(tuning, steps=250, lr=4.5e-4, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.3, stop=0.0)
-        tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, const_gain=3.0)
+        tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, const_gain=3.0, offsets_gain=10.0, muon=0.8)
         tuning = replace(tuning, geometry_every=3, back_steps=60)
     if name == "fast":
         latent = replace(latent, steps=20 if method == "best" else 60, lr=0.03, w_noise=0.01, neural_resolution=32)

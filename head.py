@@ -10,7 +10,6 @@ The state of an interrupted run is kept in the same form.
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,9 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headlift.config import ReconstructConfig, from_table, to_table
-from headlift.eg3d.back import with_back
 from headlift.eg3d.composite import CompositeGenerator, OuterSpec, compose
 from headlift.eg3d.generator import Generator
+from headlift.eg3d.own_planes import BACK, OFFSETS, own_planes, with_own_planes
 from headlift.errors import CheckpointError, ConfigError, HeadFileError, WeightsError
 from headlift.export.files import atomic_path
 from headlift.invert.preview import pixels
@@ -121,17 +120,16 @@ def write_head(path: Path | str, head: Head, base: Generator) -> None:
     }
     if isinstance(head.generator, CompositeGenerator):
         about["outer"] = head.generator.outer.to_dict()
-    if head.generator.spec.back_plane:
-        about["back_plane"] = True
+    about |= dict.fromkeys(own_planes(head.generator), True)
     _write(path, tensors, FORMAT, about)
 
 
 def built_like(generator: Generator, base: Generator) -> Generator:
-    """The base with a second volume or a plane for the back, if the generator has one, of zeros: what its tensors are
+    """The base with a second volume or planes of its own, if the generator has such, of zeros: what its tensors are
     changes of."""
     if isinstance(generator, CompositeGenerator):
         return compose(base, generator.outer)
-    return with_back(base) if generator.spec.back_plane else base
+    return with_own_planes(base, *own_planes(generator))
 
 
 def without_outer(head: Head) -> Head:
@@ -170,7 +168,7 @@ def load_head(
     if outer:
         generator: Generator = compose(base, outer)
     else:
-        generator = with_back(base) if about.get("back_plane") else copy.deepcopy(base)
+        generator = with_own_planes(base, *(name for name in (OFFSETS, BACK) if about.get(name)))
     generator.load_state_dict(unpack_changes(Path(path), generator.state_dict(), tensors))
     if tuple(ws.shape) != (1, generator.num_ws, generator.spec.mapping.w_dim):
         raise HeadFileError(f"{path} holds a code of shape {tuple(ws.shape)}, which its base generator does not take.")

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from headlift.editing.directions import Directions, move, row_mask, total
 from headlift.editing.styles import shift_styles, style_layers
-from headlift.eg3d.back import back_parameters, with_back
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.mapping import truncate
+from headlift.eg3d.own_planes import BACK, OFFSETS, own_planes, with_own_planes
 from headlift.errors import ConfigError
 from headlift.values import Camera
 
@@ -143,7 +143,8 @@ def check_same_base(subject: Subject, other: Subject) -> None:
     """Raises ConfigError when two heads were not tuned from the same generator."""
     one, two = (getattr(head, "base_sha256", None) for head in (subject, other))
     first, second = subject.generator, other.generator
-    parts = [(replace(g.spec, back_plane=False), g.state_dict().keys() - back_parameters(g)) for g in (first, second)]
+    none: dict[str, Any] = dict.fromkeys((OFFSETS, BACK), False)
+    parts = [(replace(g.spec, **none), g.state_dict().keys() - own_planes(g)) for g in (first, second)]
     if (first is not second and parts[0] != parts[1]) or (one and two and one != two):
         raise ConfigError(
             "the two heads were tuned from different generators: nothing in one's latent space means the same in the "
@@ -154,10 +155,11 @@ def check_same_base(subject: Subject, other: Subject) -> None:
 def _joined(first: Generator, second: Generator, share: Any) -> Generator:
     """Tensors between those of two generators: `share(name)` of the way from the first one's to the second's.
 
-    If one of them has a plane for the back, the result has.
+    Planes of their own that one of them has, the result has.
     """
     if first.spec != second.spec:
-        first, second = with_back(first), with_back(second)
+        names = {*own_planes(first), *own_planes(second)}
+        first, second = with_own_planes(first, *names), with_own_planes(second, *names)
     joined = copy.deepcopy(first)
     there = second.state_dict()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The last tuning of `best`: a plane of its own for the back of the head, and nothing else (`eg3d/back.py`).
+"""The last tuning of `best`: a plane of its own for the back of the head, and nothing else (`eg3d/own_planes.py`).
 
 Tuning draws the photo on planes that face and back share, and a face comes through where hair should be. Weighing the
 views of the back more hides it at the photo's cost. So when the photo is shown, the back gets its own plane. It begins
@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headlift.eg3d.back import back_parameters, with_back
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.eg3d.marching import optical_depths
+from headlift.eg3d.own_planes import BACK, with_own_planes
 from headlift.eg3d.rays import box_limits, pixel_rays
 from headlift.eg3d.triplane import FADE
 from headlift.invert.latent import Pivot
@@ -55,17 +55,16 @@ def tune_back(
     steps = task.config.tuning.back_steps
     if not steps or not task.config.tuning.steps or tuned.stopped or not task.views[0].target.white:
         return tuned
-    generator = with_back(tuned.generator)
+    generator = with_own_planes(tuned.generator, BACK)
     free = free_texels(generator, pivot.ws, pivot.cameras[0])
     with torch.no_grad():
         undone = pivot.generator.planes(pivot.ws)[0, 0] - generator.planes(pivot.ws)[0, 0]
         generator.back_plane.copy_(undone * free)
 
     def chosen(generator: Eg3d) -> dict[str, nn.Parameter]:
-        parameters = back_parameters(generator)
-        for parameter in parameters.values():
-            parameter.requires_grad_().register_hook(lambda gradient: gradient * free)
-        return parameters
+        plane = generator.get_parameter(BACK)
+        plane.requires_grad_().register_hook(lambda gradient: gradient * free)
+        return {BACK: plane}
 
     backed = yield from tune(
         task,

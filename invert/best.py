@@ -8,12 +8,14 @@ depth that a network sees in the photo (`surface.py`), the search looks at the v
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from headlift.eg3d.active import CUT
+from headlift.eg3d.own_planes import OFFSETS, with_own_planes
 from headlift.invert.back import tune_back, tuned_before
 from headlift.invert.conclude import conclude
 from headlift.invert.latent import Pivot, find_latent
@@ -42,16 +44,18 @@ def best(task: Task) -> Generator[Step, None, Inversion]:
     device = next(task.generator.parameters()).device
     pivot = yield from find_latent(task, load_distance(task.config.perceptual, "latent", device), beside(task))
     distance = load_distance(task.config.perceptual, "tuning", device)
-    view = task.views[0]
+    view, start = task.views[0], pivot
+    if task.config.tuning.offsets_gain:
+        start = replace(pivot, generator=with_own_planes(pivot.generator, OFFSETS))
 
     @cache
     def sides() -> Sides:
         return Sides(pivot.generator, pivot.ws, pivot.cameras[0], view.target, view.surface)
 
-    tuned = tuned_before(task, pivot)
+    tuned = tuned_before(task, start)
     if tuned is None:
         rng = tuning_rng(task)
-        tuned = yield from tune(task, pivot, distance, rng, guard(task, pivot, sides, rng))
+        tuned = yield from tune(task, start, distance, rng, guard(task, pivot, sides, rng))
     tuned = yield from tune_back(task, pivot, tuned, sides, distance)
     return conclude(task, pivot, tuned)
 

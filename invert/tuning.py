@@ -19,8 +19,10 @@ from torch import Tensor
 from headlift.config import InversionConfig, TuningConfig
 from headlift.eg3d.active import CUT
 from headlift.eg3d.generator import Generator as Eg3d
+from headlift.eg3d.own_planes import BACK, OFFSETS
 from headlift.invert.latent import Pivot, code_statistics, pivot_tensors
 from headlift.invert.losses import learning_rate_ramp, squared_error
+from headlift.invert.muon import KERNELS, AdamAndMuon
 from headlift.invert.perceptual import Distance, calibrated_stop
 from headlift.invert.preview import preview
 from headlift.invert.result import InversionState
@@ -79,11 +81,20 @@ def calibrated_gain(generator: Eg3d) -> float:
 
 
 def groups(parameters: Mapping[str, torch.nn.Parameter], options: TuningConfig) -> list[dict[str, Any]]:
-    """Parameters by the factor (`gain`) on their rate: the backbone's constant apart from the rest."""
-    constant = [p for name, p in parameters.items() if name.endswith(CONSTANT)]
-    others = [p for name, p in parameters.items() if not name.endswith(CONSTANT)]
-    both = ({"params": others, "gain": 1.0}, {"params": constant, "gain": options.const_gain})
-    return [group for group in both if group["params"]]
+    """Parameters by the factor (`gain`) on their rate, and by whose steps they take (`muon.KERNELS`)."""
+
+    def settings(name: str) -> tuple[float, float]:
+        kernel = parameters[name].ndim == 4 and parameters[name].shape[-1] > 1
+        if name.endswith(CONSTANT):
+            return options.const_gain, 0.0
+        if name == OFFSETS:
+            return options.offsets_gain, 0.0
+        return 1.0, options.muon if kernel and name != BACK else 0.0
+
+    alike: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        alike.setdefault(settings(name), []).append(parameter)
+    return [{"params": alike[gain, muon], "gain": gain, KERNELS: muon} for gain, muon in sorted(alike)]
 
 
 def tune(
@@ -121,7 +132,7 @@ def tune(
     for parameter in parameters.values():
         parameter.requires_grad_()
     rate = options.lr * (calibrated_gain(base) if options.lr_gain is None else options.lr_gain)
-    optimiser = torch.optim.Adam(groups(parameters, options), lr=rate, betas=(0.9, 0.999))
+    optimiser = AdamAndMuon(groups(parameters, options), lr=rate, betas=(0.9, 0.999))
     done = 0
     if resume:
         done = resume.step

@@ -21,9 +21,9 @@ from headlift.editing.edit import blend, edit, mix, parse_amounts, parse_layers,
 from headlift.editing.identity import Drift, identity_drift, in_words, normal_shape, random_codes, without
 from headlift.editing.sheets import before_after, captioned, strip, there_and_back
 from headlift.editing.styles import shift_styles, style_layers, styles
-from headlift.eg3d.back import with_back
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
+from headlift.eg3d.own_planes import BACK, OFFSETS, with_own_planes
 from headlift.errors import CheckpointError, ConfigError, HeadliftError, OutputError
 from headlift.head import Head, load_head, write_head
 from headlift.invert.perceptual import load_builtin
@@ -151,15 +151,17 @@ def test_truncation_and_blends_have_exact_ends() -> None:
     )
 
 
-def test_heads_with_and_without_a_plane_for_the_back_meet() -> None:
+@pytest.mark.parametrize("name", [BACK, OFFSETS])
+def test_heads_with_and_without_planes_of_their_own_meet(name: str) -> None:
     one, two = head(1), head(2)
-    backed = replace(two, generator=with_back(two.generator))
-    backed.generator.back_plane.add_(1.0)
-    for first, second in ((one, backed), (backed, one)):
+    wider = replace(two, generator=with_own_planes(two.generator, name))
+    wider.generator.get_parameter(name).add_(1.0)
+    for first, second in ((one, wider), (wider, one)):
         met = blend(first, second, 0.5)
-        assert float(met.generator.back_plane.mean()) == 0.5
+        assert float(met.generator.get_parameter(name).mean()) == 0.5
         torch.testing.assert_close(picture(blend(first, second, 1.0)), picture(second), atol=1e-5, rtol=0)
-    assert torch.equal(mix(one, backed, range(one.generator.num_ws)).generator.back_plane, backed.generator.back_plane)
+    mixed = mix(one, wider, range(one.generator.num_ws)).generator
+    assert torch.equal(mixed.get_parameter(name), wider.generator.get_parameter(name))
 
 
 def test_mixing_all_layers_gives_the_other_head_and_some_layers_those_alone() -> None:

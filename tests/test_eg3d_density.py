@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from headlift.eg3d.back import with_back
 from headlift.eg3d.density import (
     density_blocks,
     density_grid,
@@ -17,11 +16,12 @@ from headlift.eg3d.density import (
     published_grid,
 )
 from headlift.eg3d.generator import Generator
+from headlift.eg3d.own_planes import BACK, with_own_planes
 from headlift.eg3d.spec import BackboneSpec, DecoderSpec, GeneratorSpec, MappingSpec, PlaneLayout, SuperresSpec
 from headlift.errors import ConfigError
 
 LAYOUTS: tuple[PlaneLayout, ...] = ("official", "zy", "yz")
-BACK = [(layout, back) for layout in LAYOUTS for back in (False, True)]
+WITH_BACK = [(layout, back) for layout in LAYOUTS for back in (False, True)]
 
 
 def network(layout: PlaneLayout, back: bool = False) -> Generator:
@@ -41,7 +41,7 @@ def network(layout: PlaneLayout, back: bool = False) -> Generator:
     generator.decoder.net[2].weight[0, :4] *= 5  # a few units decide, as in a trained network
     generator.decoder.net[2].weight[0, 4:] *= 0.1
     generator.decoder.net[2].bias[0] = 0.7
-    return with_back(generator) if back else generator
+    return with_own_planes(generator, BACK) if back else generator
 
 
 def smooth_planes(seed: int = 0, back: bool = False) -> Tensor:
@@ -58,7 +58,7 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
     return float((a - b).abs().max()) <= tolerance * float(b.abs().max())
 
 
-@pytest.mark.parametrize(("layout", "back"), BACK)
+@pytest.mark.parametrize(("layout", "back"), WITH_BACK)
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_the_fast_grid_equals_the_plain_one(layout: PlaneLayout, back: bool, scale: float) -> None:
     """Also where exp of the terms leaves float32's range, and with blocks that do not divide the grid."""
@@ -69,7 +69,7 @@ def test_the_fast_grid_equals_the_plain_one(layout: PlaneLayout, back: bool, sca
     assert close(density_grid(generator, planes, 21), plain)
 
 
-@pytest.mark.parametrize(("layout", "back"), BACK)
+@pytest.mark.parametrize(("layout", "back"), WITH_BACK)
 def test_gradients_of_the_fast_grid_equal_the_plain_one_s(layout: PlaneLayout, back: bool) -> None:
     generator = network(layout, back)
     generator.decoder.requires_grad_(True)
@@ -84,7 +84,7 @@ def test_gradients_of_the_fast_grid_equal_the_plain_one_s(layout: PlaneLayout, b
         assert close(fast, plain)
 
 
-@pytest.mark.parametrize(("layout", "back"), BACK)
+@pytest.mark.parametrize(("layout", "back"), WITH_BACK)
 def test_skipping_keeps_every_vertex(layout: PlaneLayout, back: bool) -> None:
     generator, planes = network(layout, back), smooth_planes(back=back)
     whole = density_grid(generator, planes, 64)

@@ -12,9 +12,9 @@ import torch
 from small_networks import solid_generator
 
 from headlift.config import ReconstructConfig, preset
-from headlift.eg3d.back import with_back
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
+from headlift.eg3d.own_planes import BACK, OFFSETS, own_planes, with_own_planes
 from headlift.eg3d.spec import DecoderSpec
 from headlift.errors import CheckpointError, HeadFileError, OutputError, WeightsError
 from headlift.head import load_head, load_state, save_head, save_state, write_head
@@ -80,14 +80,15 @@ def test_a_head_comes_back_and_looks_the_same(saved) -> None:
     assert (head.base_name, head.base_sha256) == ("embedded", SHA)
 
 
-def test_a_plane_for_the_back_comes_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [(BACK,), (OFFSETS,), (OFFSETS, BACK)])
+def test_planes_of_its_own_come_back(tmp_path: Path, names: tuple[str, ...]) -> None:
     base = solid_generator()
-    inversion, crop = found(with_back(base))
+    inversion, crop = found(with_own_planes(base, *names))
     path = tmp_path / "head.safetensors"
     save_head(path, inversion, base, SHA, crop, preset("fast"))
     head = load_head(path, loader=loader(base))
     behind = orbit(3.0, 0.1)
-    assert head.generator.spec.back_plane
+    assert tuple(own_planes(head.generator)) == names
     assert psnr(*(picture(g, inversion.ws, behind) for g in (inversion.generator, head.generator))) >= 60
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from headlift.config import preset
-from headlift.eg3d.back import with_back
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
+from headlift.eg3d.own_planes import BACK, with_own_planes
 from headlift.invert.back import free_texels, tune_back
 from headlift.invert.follow import follow
 from headlift.invert.latent import Pivot
@@ -53,7 +53,7 @@ def test_the_photo_does_not_see_free_texels_and_the_back_does(pivot: Pivot) -> N
     side = len(free)
     assert float(free[7 * side // 16 : 11 * side // 16, 3 * side // 8 : 5 * side // 8].min()) == 1.0  # behind the face
     assert 0.5 < float(free.mean()) < 1.0  # shoulders lie so far behind and are seen
-    wider = with_back(pivot.generator)
+    wider = with_own_planes(pivot.generator, BACK)
     noise = torch.randn(wider.back_plane.shape, generator=torch.Generator().manual_seed(1))
     wider.back_plane.copy_(5 * noise * free)
     assert float((raw(wider, pivot) - raw(pivot.generator, pivot)).abs().max()) < 0.05

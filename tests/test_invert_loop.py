@@ -15,10 +15,12 @@ from small_networks import solid_generator
 from headlift.config import CameraRefineConfig, InversionConfig, LatentConfig, TuningConfig
 from headlift.eg3d.camera import orbit, rotation_angle
 from headlift.eg3d.generator import Generator
+from headlift.eg3d.own_planes import OFFSETS, with_own_planes
 from headlift.errors import ConfigError
 from headlift.invert.camera_refine import moved_camera
 from headlift.invert.invert import make_target
 from headlift.invert.latent import code_statistics, noise_images
+from headlift.invert.muon import KERNELS
 from headlift.invert.result import InversionState
 from headlift.invert.tuning import groups, tunable
 from headlift.values import Crop, Face, Similarity, Verdict
@@ -88,7 +90,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(noise: bool) -> 
 def test_a_resumed_run_equals_an_uninterrupted_one(split: float) -> None:
     generator = solid_generator(noise=True)
     crop = shown(generator)
-    tuning = replace(SHORT.tuning, const_gain=3.0)
+    tuning = replace(SHORT.tuning, const_gain=3.0, muon=0.5)
     config = replace(SHORT, latent=replace(SHORT.latent, split=split), tuning=tuning)
     states: list[InversionState] = []
     whole, _ = run(generator, crop, config, on_state=states.append)
@@ -136,13 +138,19 @@ def test_tuning_stops_before_the_step_once_the_distance_is_small_enough() -> Non
     assert result.metrics["depth_moved"] == 0
 
 
-def test_the_constant_learns_at_a_rate_of_its_own() -> None:
-    parameters = tunable(solid_generator())
-    rest, constant = groups(parameters, TuningConfig(const_gain=3.0))
-    assert (rest["gain"], constant["gain"]) == (1.0, 3.0)
-    (name,) = (name for name, p in parameters.items() if p is constant["params"][0])
-    assert name.endswith("synthesis.b4.const")
-    assert len(rest["params"]) + len(constant["params"]) == len(parameters)
+def test_constant_offsets_and_kernels_learn_at_rates_of_their_own() -> None:
+    parameters = tunable(with_own_planes(solid_generator(), OFFSETS))
+    found = groups(parameters, TuningConfig(const_gain=3.0, offsets_gain=10.0, muon=0.8))
+    assert sum(len(group["params"]) for group in found) == len(parameters)
+    name_of = {parameter: name for name, parameter in parameters.items()}
+    names = {(group["gain"], group[KERNELS]): [name_of[parameter] for parameter in group["params"]] for group in found}
+    assert set(names) == {(1.0, 0.0), (1.0, 0.8), (3.0, 0.0), (10.0, 0.0)}
+    assert names[10.0, 0.0] == [OFFSETS]
+    assert names[3.0, 0.0] == ["backbone.synthesis.b4.const"]
+    assert all(name.endswith(("conv0.weight", "conv1.weight")) for name in names[1.0, 0.8])
+    assert not any(name.endswith(("conv0.weight", "conv1.weight")) for name in names[1.0, 0.0])
+    (alone,) = groups(tunable(solid_generator()), TuningConfig())
+    assert (alone["gain"], alone[KERNELS]) == (1.0, 0.0)
 
 
 def test_w_has_one_code_and_w_plus_one_for_each_layer() -> None:

@@ -1,4 +1,4 @@
-"""The plane for the back: what it adds where, and that it changes nothing before it is tuned."""
+"""A head's own planes: what they add where, and that they change nothing before they are tuned."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 from small_networks import SPEC, random_generator, solid_generator
 
-from headlift.eg3d.back import back_parameters, with_back
 from headlift.eg3d.camera import orbit
+from headlift.eg3d.own_planes import BACK, OFFSETS, own_planes, with_own_planes
 from headlift.eg3d.spec import PlaneLayout
 from headlift.eg3d.triplane import FADE, back_share, look_up, merge_planes, sample_planes
 
@@ -17,22 +17,32 @@ from headlift.eg3d.triplane import FADE, back_share, look_up, merge_planes, samp
 @pytest.mark.parametrize("white", [False, True])
 def test_a_fresh_plane_changes_no_picture(white: bool) -> None:
     generator = solid_generator(white)
-    wider = with_back(generator)
-    assert [tuple(p.shape) for p in back_parameters(wider).values()] == [(4, 8, 8)]
-    assert back_parameters(generator) == {}
+    wider = with_own_planes(generator, BACK, OFFSETS)
+    assert {name: tuple(p.shape) for name, p in own_planes(wider).items()} == {BACK: (4, 8, 8), OFFSETS: (3, 4, 8, 8)}
+    assert own_planes(generator) == {}
     assert not any(p.requires_grad for p in wider.parameters())
     ws = generator.mapping(torch.randn(2, 8, generator=torch.Generator().manual_seed(1)))
     cameras = orbit(torch.tensor([0.3, 3.0]), torch.zeros(2))
     assert wider.planes(ws).shape == (2, 4, 4, 8, 8)
-    for one in (wider, with_back(wider)):
+    for one in (wider, with_own_planes(wider, BACK), with_own_planes(wider)):
         shown = one.render(one.planes(ws), ws, cameras)
         torch.testing.assert_close(shown.image, generator.render(generator.planes(ws), ws, cameras).image)
 
 
 def test_a_second_widening_keeps_what_was_tuned() -> None:
-    wider = with_back(solid_generator())
-    back_parameters(wider)["back_plane"].add_(1.0)
-    assert float(back_parameters(with_back(wider))["back_plane"].mean()) == 1.0
+    wider = with_own_planes(solid_generator(), BACK)
+    wider.get_parameter(BACK).add_(1.0)
+    wider = with_own_planes(wider, OFFSETS)
+    assert {name: float(p.mean()) for name, p in own_planes(wider).items()} == {BACK: 1.0, OFFSETS: 0.0}
+
+
+def test_offsets_are_added_to_the_planes_of_every_code() -> None:
+    generator = solid_generator()
+    wider = with_own_planes(generator, OFFSETS)
+    offsets = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    wider.get_parameter(OFFSETS).copy_(offsets)
+    ws = generator.mapping(torch.randn(2, 8, generator=torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(wider.planes(ws), generator.planes(ws) + offsets)
 
 
 @pytest.mark.parametrize("layout", ["official", "zy", "yz"])

@@ -1,0 +1,35 @@
+"""Planes of a head's own beside those that the backbone draws from its code: the same for all codes, zero until tuned.
+
+*Offsets* are added to the three planes. The backbone draws these through a few convolutions that all places share;
+what a photo shows finer than that has a number for each texel here.
+
+*The plane for the back* is the one that spans x and y once more, added to the others at the back (`eg3d.triplane`). Of
+three planes that one is the same for face and back: what is drawn on it for the face shows through at the back, unless
+the other two undo it there. PanoHead (An et al., CVPR 2023) gives all planes depth against that and trains with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from headlift.eg3d.generator import Generator
+
+OFFSETS = "plane_offsets"
+BACK = "back_plane"
+"""Names of the parameters, and of the spec's fields that say whether there are such."""
+
+
+def with_own_planes(generator: Generator, *names: str) -> Generator:
+    """A copy that draws the same heads and has planes of these names too: zero if there were none, else as they are."""
+    added: dict[str, Any] = dict.fromkeys(names, True)
+    wider = Generator(replace(generator.spec, **added))
+    wider.load_state_dict({**wider.state_dict(), **generator.state_dict()})
+    return wider.to(generator.w_avg.device).train(generator.training).requires_grad_(False)
+
+
+def own_planes(generator: Generator) -> dict[str, nn.Parameter]:
+    """The head's own planes, by name."""
+    return {name: p for name, p in generator.named_parameters() if name in (OFFSETS, BACK)}
