@@ -552,7 +552,8 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
     start among random heads, a code for each layer in the second half of the search, squared errors beside the
     perceptual distance, the photo's surface, and side views that show the photo; its camera moves before the code does
     (not in `fast`), and its tuning runs to the end, at a rate half as high again, for the backbone's constant at three
-    times that. Its search is short in every preset: on heads of known truth a longer one made other views worse.
+    times that, with offsets of the planes and Muon's steps for kernels. Its search is short in every preset: on heads
+    of known truth a longer one made other views worse.
     """
     base = ReconstructConfig(preset=name, inversion=published(method))
     latent, camera, tuning = base.inversion.latent, base.inversion.camera, base.inversion.tuning
@@ -560,12 +561,12 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
         camera = replace(camera, preheat=0.0 if name == "fast" else 0.2)
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, mse=1.0, raw=1.0, candidates=16, split=0.5)
         latent = replace(latent, relief=300.0, depth=300.0, sides=1.0)
-        tuning = replace(tuning, steps=250, lr=4.5e-4, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.3, stop=0.0)
+        tuning = replace(tuning, steps=200, lr=4.5e-4, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.3, stop=0.0)
         tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, const_gain=3.0, offsets_gain=10.0, muon=0.8)
         tuning = replace(tuning, geometry_every=3, back_steps=60)
     if name == "fast":
         latent = replace(latent, steps=20 if method == "best" else 60, lr=0.03, w_noise=0.01, neural_resolution=32)
-        tuning = replace(tuning, steps=110 if method == "best" else 75, back_steps=tuning.back_steps // 2)
+        tuning = replace(tuning, steps=70 if method == "best" else 75, back_steps=tuning.back_steps // 2)
         mesh, video = replace(base.mesh, resolution=192), replace(base.video, frames=60)
     elif name == "standard":
         mesh, video = base.mesh, base.video
