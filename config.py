@@ -120,8 +120,8 @@ class TuningConfig:
     small ones such as the embedded prior, which have to change more to show a photo."""
     const_gain: float = 1.0
     """Factor on the rate of the backbone's learned constant, which has a place of its own for every few texels."""
-    offsets_gain: float = 0.0
-    """`best` adds offsets to the planes, a number a texel; factor on the rate at which they learn, 0 for none."""
+    photo_gain: float = 0.0
+    """`best` adds a plane for the photo, a number a texel; factor on the rate at which it learns, 0 for none."""
     muon: float = 0.0
     """The kernels of convolutions take Muon's steps, so many times as large as Adam's; 0 for Adam's."""
     rampdown: float = 0.0
@@ -552,7 +552,7 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
     start among random heads, a code for each layer in the second half of the search, squared errors beside the
     perceptual distance, the photo's surface, and side views that show the photo; its camera moves before the code does
     (not in `fast`), and its tuning runs to the end, at a rate half as high again, for the backbone's constant at three
-    times that, with offsets of the planes and Muon's steps for kernels. Its search is short in every preset: on heads
+    times that, with a plane for the photo and Muon's steps for kernels. Its search is short in every preset: on heads
     of known truth a longer one made other views worse.
     """
     base = ReconstructConfig(preset=name, inversion=published(method))
@@ -562,7 +562,7 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, mse=1.0, raw=1.0, candidates=16, split=0.5)
         latent = replace(latent, relief=300.0, depth=300.0, sides=1.0)
         tuning = replace(tuning, steps=200, lr=4.5e-4, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.3, stop=0.0)
-        tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, const_gain=3.0, offsets_gain=10.0, muon=0.8)
+        tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, const_gain=3.0, photo_gain=10.0, muon=0.8)
         tuning = replace(tuning, geometry_every=3, back_steps=60)
     if name == "fast":
         latent = replace(latent, steps=20 if method == "best" else 60, lr=0.03, w_noise=0.01, neural_resolution=32)

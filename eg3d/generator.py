@@ -51,8 +51,8 @@ class Generator(nn.Module):
         )
         self.decoder = Decoder(channels, spec.decoder, spec.published_faults)
         plane = (channels, spec.backbone.resolution, spec.backbone.resolution)
-        if spec.plane_offsets:
-            self.plane_offsets = nn.Parameter(torch.zeros(3, *plane))
+        if spec.photo_plane:
+            self.photo_plane = nn.Parameter(torch.zeros(plane))
         if spec.back_plane:
             self.back_plane = nn.Parameter(torch.zeros(plane))
 
@@ -103,8 +103,8 @@ class Generator(nn.Module):
         """
         image: Tensor = self.backbone.synthesis(ws, noise_mode, generator, fused)
         planes = image.reshape(len(image), 3, self.spec.plane_channels, *image.shape[2:])
-        if self.spec.plane_offsets:
-            planes = planes + self.plane_offsets.to(planes)
+        if self.spec.photo_plane:
+            planes = torch.cat([planes[:, :1] + self.photo_plane.to(planes), planes[:, 1:]], dim=1)
         if self.spec.back_plane:
             planes = torch.cat([planes, self.back_plane.to(planes).expand(len(planes), 1, -1, -1, -1)], dim=1)
         return planes

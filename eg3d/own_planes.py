@@ -1,7 +1,8 @@
 """Planes of a head's own beside those that the backbone draws from its code: the same for all codes, zero until tuned.
 
-*Offsets* are added to the three planes. The backbone draws these through a few convolutions that all places share;
-what a photo shows finer than that has a number for each texel here.
+*The plane for the photo* is added to the one that spans x and y. The backbone draws its planes through a few
+convolutions that all places share; what a photo shows finer than that has a number for each texel here. Were there such
+planes for the other two, a frontal photo would draw lines across the cheeks on them.
 
 *The plane for the back* is the one that spans x and y once more, added to the others at the back (`eg3d.triplane`). Of
 three planes that one is the same for face and back: what is drawn on it for the face shows through at the back, unless
@@ -17,7 +18,7 @@ from torch import nn
 
 from headlift.eg3d.generator import Generator
 
-OFFSETS = "plane_offsets"
+PHOTO = "photo_plane"
 BACK = "back_plane"
 """Names of the parameters, and of the spec's fields that say whether there are such."""
 
@@ -32,4 +33,4 @@ def with_own_planes(generator: Generator, *names: str) -> Generator:
 
 def own_planes(generator: Generator) -> dict[str, nn.Parameter]:
     """The head's own planes, by name."""
-    return {name: p for name, p in generator.named_parameters() if name in (OFFSETS, BACK)}
+    return {name: p for name, p in generator.named_parameters() if name in (PHOTO, BACK)}

@@ -207,8 +207,8 @@ class GeneratorSpec:
     """Channels of each of the three planes."""
     plane_layout: PlaneLayout = "official"
     """What the planes span: (xy, xz, zx) as released, or (xy, xz, zy), or (xy, xz, yz)."""
-    plane_offsets: bool = False
-    """Offsets of their own are added to the three planes, whatever the code (`eg3d.own_planes`)."""
+    photo_plane: bool = False
+    """A plane of its own is added to the one of x and y, whatever the code (`eg3d.own_planes`)."""
     back_plane: bool = False
     """A fourth plane, xy once more, is added to the others at the back (`eg3d.triplane`), whatever the code."""
     image_resolution: int = 512

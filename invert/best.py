@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from headlift.eg3d.active import CUT
-from headlift.eg3d.own_planes import OFFSETS, with_own_planes
+from headlift.eg3d.own_planes import PHOTO, with_own_planes
 from headlift.invert.back import tune_back, tuned_before
 from headlift.invert.conclude import conclude
 from headlift.invert.latent import Pivot, find_latent
@@ -45,8 +45,8 @@ def best(task: Task) -> Generator[Step, None, Inversion]:
     pivot = yield from find_latent(task, load_distance(task.config.perceptual, "latent", device), beside(task))
     distance = load_distance(task.config.perceptual, "tuning", device)
     view, start = task.views[0], pivot
-    if task.config.tuning.offsets_gain:
-        start = replace(pivot, generator=with_own_planes(pivot.generator, OFFSETS))
+    if task.config.tuning.photo_gain:
+        start = replace(pivot, generator=with_own_planes(pivot.generator, PHOTO))
 
     @cache
     def sides() -> Sides:

@@ -19,7 +19,7 @@ from torch import Tensor
 from headlift.config import InversionConfig, TuningConfig
 from headlift.eg3d.active import CUT
 from headlift.eg3d.generator import Generator as Eg3d
-from headlift.eg3d.own_planes import BACK, OFFSETS
+from headlift.eg3d.own_planes import BACK, PHOTO
 from headlift.invert.latent import Pivot, code_statistics, pivot_tensors
 from headlift.invert.losses import learning_rate_ramp, squared_error
 from headlift.invert.muon import KERNELS, AdamAndMuon
@@ -87,8 +87,8 @@ def groups(parameters: Mapping[str, torch.nn.Parameter], options: TuningConfig) 
         kernel = parameters[name].ndim == 4 and parameters[name].shape[-1] > 1
         if name.endswith(CONSTANT):
             return options.const_gain, 0.0
-        if name == OFFSETS:
-            return options.offsets_gain, 0.0
+        if name == PHOTO:
+            return options.photo_gain, 0.0
         return 1.0, options.muon if kernel and name != BACK else 0.0
 
     alike: dict[tuple[float, float], list[torch.nn.Parameter]] = {}

@@ -367,7 +367,7 @@ def test_a_photo_becomes_a_head_that_goes_through_its_file(desk: Desk, visitor: 
     assert found.faces == 1
     assert found.overlay[:2] == b"\xff\xd8"
     job = desk.lift(visitor, "tab", "fast", "best")
-    desk.queue.wait(job, 120.0)
+    desk.queue.wait(job, 600.0)
     assert job.error == ""
     assert {step.stage for step in job.steps} >= {"latent", "tuning"}
     assert job.picture is not None
@@ -398,7 +398,7 @@ def test_obj_goes_with_all_its_files(desk: Desk, visitor: str, monkeypatch: pyte
     monkeypatch.setattr("headlift.app.desk.VIDEO", VideoConfig(frames=3))
     for format, starts in (("obj", b"PK"), ("ply", b"ply"), ("mp4", b"\0\0\0")):
         job = desk.export(visitor, "tab", kept.id, format)  # type: ignore[arg-type]
-        desk.queue.wait(job, 120.0)
+        desk.queue.wait(job, 600.0)
         assert job.error == ""
         assert job.result is not None
         assert job.result.read_bytes().startswith(starts)

@@ -23,7 +23,7 @@ from safetensors import safe_open
 
 from headlift.config import AppConfig, ReconstructConfig, preset
 
-PATIENCE = 120_000
+PATIENCE = 600_000
 """Milliseconds that a condition may take to come true on a busy machine."""
 
 

@@ -9,7 +9,7 @@ import torch
 from small_networks import SPEC, random_generator, solid_generator
 
 from headlift.eg3d.camera import orbit
-from headlift.eg3d.own_planes import BACK, OFFSETS, own_planes, with_own_planes
+from headlift.eg3d.own_planes import BACK, PHOTO, own_planes, with_own_planes
 from headlift.eg3d.spec import PlaneLayout
 from headlift.eg3d.triplane import FADE, back_share, look_up, merge_planes, sample_planes
 
@@ -17,8 +17,8 @@ from headlift.eg3d.triplane import FADE, back_share, look_up, merge_planes, samp
 @pytest.mark.parametrize("white", [False, True])
 def test_a_fresh_plane_changes_no_picture(white: bool) -> None:
     generator = solid_generator(white)
-    wider = with_own_planes(generator, BACK, OFFSETS)
-    assert {name: tuple(p.shape) for name, p in own_planes(wider).items()} == {BACK: (4, 8, 8), OFFSETS: (3, 4, 8, 8)}
+    wider = with_own_planes(generator, BACK, PHOTO)
+    assert {name: tuple(p.shape) for name, p in own_planes(wider).items()} == {BACK: (4, 8, 8), PHOTO: (4, 8, 8)}
     assert own_planes(generator) == {}
     assert not any(p.requires_grad for p in wider.parameters())
     ws = generator.mapping(torch.randn(2, 8, generator=torch.Generator().manual_seed(1)))
@@ -32,17 +32,19 @@ def test_a_fresh_plane_changes_no_picture(white: bool) -> None:
 def test_a_second_widening_keeps_what_was_tuned() -> None:
     wider = with_own_planes(solid_generator(), BACK)
     wider.get_parameter(BACK).add_(1.0)
-    wider = with_own_planes(wider, OFFSETS)
-    assert {name: float(p.mean()) for name, p in own_planes(wider).items()} == {BACK: 1.0, OFFSETS: 0.0}
+    wider = with_own_planes(wider, PHOTO)
+    assert {name: float(p.mean()) for name, p in own_planes(wider).items()} == {BACK: 1.0, PHOTO: 0.0}
 
 
-def test_offsets_are_added_to_the_planes_of_every_code() -> None:
+def test_the_plane_for_the_photo_is_added_to_that_of_x_and_y_for_every_code() -> None:
     generator = solid_generator()
-    wider = with_own_planes(generator, OFFSETS)
-    offsets = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(2))
-    wider.get_parameter(OFFSETS).copy_(offsets)
+    wider = with_own_planes(generator, PHOTO)
+    added = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(2))
+    wider.get_parameter(PHOTO).copy_(added)
     ws = generator.mapping(torch.randn(2, 8, generator=torch.Generator().manual_seed(1)))
-    torch.testing.assert_close(wider.planes(ws), generator.planes(ws) + offsets)
+    difference = wider.planes(ws) - generator.planes(ws)
+    torch.testing.assert_close(difference[:, 0], added.expand(2, -1, -1, -1))
+    assert float(difference[:, 1:].abs().max()) == 0.0
 
 
 @pytest.mark.parametrize("layout", ["official", "zy", "yz"])

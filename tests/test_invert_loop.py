@@ -15,7 +15,7 @@ from small_networks import solid_generator
 from headlift.config import CameraRefineConfig, InversionConfig, LatentConfig, TuningConfig
 from headlift.eg3d.camera import orbit, rotation_angle
 from headlift.eg3d.generator import Generator
-from headlift.eg3d.own_planes import OFFSETS, with_own_planes
+from headlift.eg3d.own_planes import PHOTO, with_own_planes
 from headlift.errors import ConfigError
 from headlift.invert.camera_refine import moved_camera
 from headlift.invert.invert import make_target
@@ -138,14 +138,14 @@ def test_tuning_stops_before_the_step_once_the_distance_is_small_enough() -> Non
     assert result.metrics["depth_moved"] == 0
 
 
-def test_constant_offsets_and_kernels_learn_at_rates_of_their_own() -> None:
-    parameters = tunable(with_own_planes(solid_generator(), OFFSETS))
-    found = groups(parameters, TuningConfig(const_gain=3.0, offsets_gain=10.0, muon=0.8))
+def test_constant_photo_plane_and_kernels_learn_at_rates_of_their_own() -> None:
+    parameters = tunable(with_own_planes(solid_generator(), PHOTO))
+    found = groups(parameters, TuningConfig(const_gain=3.0, photo_gain=10.0, muon=0.8))
     assert sum(len(group["params"]) for group in found) == len(parameters)
     name_of = {parameter: name for name, parameter in parameters.items()}
     names = {(group["gain"], group[KERNELS]): [name_of[parameter] for parameter in group["params"]] for group in found}
     assert set(names) == {(1.0, 0.0), (1.0, 0.8), (3.0, 0.0), (10.0, 0.0)}
-    assert names[10.0, 0.0] == [OFFSETS]
+    assert names[10.0, 0.0] == [PHOTO]
     assert names[3.0, 0.0] == ["backbone.synthesis.b4.const"]
     assert all(name.endswith(("conv0.weight", "conv1.weight")) for name in names[1.0, 0.8])
     assert not any(name.endswith(("conv0.weight", "conv1.weight")) for name in names[1.0, 0.0])
