@@ -23,6 +23,7 @@ from headlift.config import (
 )
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
+from headlift.eg3d.own_planes import BACK, PHOTO, own_planes
 from headlift.errors import ConfigError
 from headlift.invert.camera_refine import moved_camera
 from headlift.invert.hfgi3d import orbit_cameras, pseudo_views, soft_mask
@@ -51,12 +52,11 @@ def crop_of(generator: Generator, camera: Camera, seed: int = 3) -> Crop:
 def short(method: Method, latent: int = 3, tuning: int = 3) -> InversionConfig:
     """A method's settings with a few steps of each stage."""
     config = published(method)
+    own = {"back_steps": 3, "photo_gain": 10.0, "muon": 0.8} if method == "best" else {}
     return replace(
         config,
         latent=replace(config.latent, steps=latent, noise_reg=1.0, w_stats_samples=16),
-        tuning=replace(
-            config.tuning, steps=tuning, lr_gain=1.0, stop=0.0, side_views=1, back_steps=3 if method == "best" else 0
-        ),
+        tuning=replace(config.tuning, steps=tuning, lr_gain=1.0, stop=0.0, side_views=1, **own),
         spi=replace(config.spi, every=2, neighbours=1, region=4),
         hfgi3d=replace(config.hfgi3d, steps=3, views=2),
         in_n_out=replace(config.in_n_out, steps=3, channels=3, resolution=8, hidden=4),
@@ -100,6 +100,8 @@ def test_a_method_resumes_to_the_same_bits_and_can_be_stopped(method: Method) ->
     whole, steps = run(generator, photos, config, on_state=states.append)
     assert [s.stage for s in steps] == [stage for stage in STAGES[method] for _ in range(3)]
     assert [s.losses for s in whole.history] == [s.losses for s in steps]
+    tuned = {name for name, plane in own_planes(whole.generator).items() if plane.any()}
+    assert tuned == ({PHOTO, BACK} if method == "best" else set())
     for state in (s for s in states if s.step == 2):
         resumed, rest = run(generator, photos, config, resume=state)
         assert same(whole, resumed), state.stage
