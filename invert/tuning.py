@@ -2,7 +2,7 @@
 
 The code and the cameras stay; Adam moves all parameters of the generator so that it shows the photo: squared error at
 full resolution plus the perceptual distance, until that distance is small enough (checked before the step). Methods
-add terms of their own.
+add terms of their own; `best` moves kernels by Muon's steps (`invert/muon.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from headlift.config import InversionConfig, TuningConfig
 from headlift.eg3d.active import CUT
 from headlift.eg3d.generator import Generator as Eg3d
-from headlift.eg3d.own_planes import BACK, PHOTO
+from headlift.eg3d.own_planes import PHOTO
 from headlift.invert.latent import Pivot, code_statistics, pivot_tensors
 from headlift.invert.losses import learning_rate_ramp, squared_error
 from headlift.invert.muon import KERNELS, AdamAndMuon
@@ -84,12 +84,12 @@ def groups(parameters: Mapping[str, torch.nn.Parameter], options: TuningConfig) 
     """Parameters by the factor (`gain`) on their rate, and by whose steps they take (`muon.KERNELS`)."""
 
     def settings(name: str) -> tuple[float, float]:
-        kernel = parameters[name].ndim == 4 and parameters[name].shape[-1] > 1
         if name.endswith(CONSTANT):
             return options.const_gain, 0.0
         if name == PHOTO:
             return options.photo_gain, 0.0
-        return 1.0, options.muon if kernel and name != BACK else 0.0
+        kernel = parameters[name].ndim == 4 and parameters[name].shape[-1] > 1
+        return 1.0, options.muon if kernel else 0.0
 
     alike: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in parameters.items():
