@@ -20,7 +20,7 @@ from headlift.editing.directions import Directions, move, row_mask, total
 from headlift.editing.styles import shift_styles, style_layers
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.mapping import truncate
-from headlift.eg3d.own_planes import BACK, PHOTO, own_planes, with_own_planes
+from headlift.eg3d.own_planes import OWN, own_planes, with_own_planes
 from headlift.errors import ConfigError
 from headlift.values import Camera
 
@@ -143,7 +143,7 @@ def check_same_base(subject: Subject, other: Subject) -> None:
     """Raises ConfigError when two heads were not tuned from the same generator."""
     one, two = (getattr(head, "base_sha256", None) for head in (subject, other))
     first, second = subject.generator, other.generator
-    none: dict[str, Any] = dict.fromkeys((PHOTO, BACK), False)
+    none: dict[str, Any] = dict.fromkeys(OWN, False)
     parts = [(replace(g.spec, **none), g.state_dict().keys() - own_planes(g)) for g in (first, second)]
     if (first is not second and parts[0] != parts[1]) or (one and two and one != two):
         raise ConfigError(

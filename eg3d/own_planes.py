@@ -20,6 +20,7 @@ from headlift.eg3d.generator import Generator
 
 PHOTO = "photo_plane"
 BACK = "back_plane"
+OWN = (PHOTO, BACK)
 """Names of the parameters, and of the spec's fields that say whether there are such."""
 
 
@@ -33,4 +34,4 @@ def with_own_planes(generator: Generator, *names: str) -> Generator:
 
 def own_planes(generator: Generator) -> dict[str, nn.Parameter]:
     """The head's own planes, by name."""
-    return {name: p for name, p in generator.named_parameters() if name in (PHOTO, BACK)}
+    return {name: p for name, p in generator.named_parameters() if name in OWN}

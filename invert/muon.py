@@ -31,10 +31,11 @@ class AdamAndMuon(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step; as every optimiser's. Gradients of kernels are spent by it."""
-        for group in self.param_groups:
+        """One step down the gradients that there are (no closure makes them); those of kernels are spent by it."""
+        assert closure is None
+        for group in (group for group in self.param_groups if group[KERNELS]):
             for parameter in group["params"]:
-                if not group[KERNELS] or parameter.grad is None:
+                if parameter.grad is None:
                     continue
                 state = self.state[parameter]
                 if not state:
@@ -45,7 +46,7 @@ class AdamAndMuon(torch.optim.Adam):
                 even = orthogonal(ahead) * max(ahead.shape) ** 0.5
                 parameter.sub_(even.reshape(parameter.shape), alpha=group["lr"] * group[KERNELS])
                 parameter.grad = None  # Adam passes over it
-        return super().step(closure)
+        return super().step()
 
 
 def orthogonal(matrix: Float[Tensor, "a b"]) -> Float[Tensor, "a b"]:

@@ -16,7 +16,10 @@ def working_type(device: torch.device | str) -> torch.dtype:
     if torch.device(device).type != "cpu":
         return torch.bfloat16
     told = getattr(torch.cpu, "get_capabilities", None)  # not in every version from 2.6 on
-    has = any("bf16" in name and found for name, found in told().items()) if told else _avx512_bf16()
+    if told is None:
+        has = torch.cpu._is_avx512_bf16_supported()
+    else:
+        has = any("bf16" in name and found for name, found in told().items())
     return torch.bfloat16 if has else torch.float32
 
 
@@ -24,7 +27,3 @@ def autocast(device: torch.device | str, wanted: bool = True) -> AbstractContext
     """Convolutions and products in bfloat16, where that is `wanted` and the device's `working_type`."""
     enabled = wanted and working_type(device) == torch.bfloat16
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled)
-
-
-def _avx512_bf16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported())
