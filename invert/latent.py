@@ -31,10 +31,10 @@ from headlift.invert.losses import (
     resize,
     squared_error,
 )
+from headlift.invert.optimiser import AdamAndMuon, Group
 from headlift.invert.perceptual import Distance
 from headlift.invert.preview import preview
 from headlift.invert.result import InversionState, Target
-from headlift.invert.state import adam_tensors, restore_adam
 from headlift.invert.task import Moment, Task, Terms, mean_terms, no_terms
 from headlift.invert.terms import descend, volume_terms
 from headlift.values import Camera, Step
@@ -141,30 +141,30 @@ def find_latent(task: Task, distance: Distance, terms: Terms = no_terms) -> Gene
             noise.copy_(torch.randn(noise.shape, generator=rng))
     code, twists = _leaves(code, twists, noises)
     _install(generator, noises)
-    optimiser = _adam(code, twists, list(noises.values()), options, camera_lr)
+    optimiser = _optimiser(code, twists, list(noises.values()))
     if resume:
-        restore_adam(optimiser, resume.tensors)
+        optimiser.restore(resume.tensors)
     prepared = [distance.prepare(view.target.image) for view in views]
 
     def state() -> InversionState:
         tensors = {"code": code.detach().clone(), "rng": rng.get_state()}
         tensors |= {_numbered("twist", k): twist.detach().clone() for k, twist in enumerate(twists)}
         tensors |= {f"noise.{name}": noise.detach().clone() for name, noise in noises.items()}
-        return InversionState(STAGE, done, tensors | adam_tensors(optimiser), tuple(history))
+        return InversionState(STAGE, done, tensors | optimiser.tensors(), tuple(history))
 
     while done < options.steps and not task.should_stop():
         t = done / options.steps
         t_code = max(0, done - preheat) / (options.steps - preheat) if options.steps > preheat else 1.0
         if done == split_at:
             code, twists = _leaves(_broadcast(code.detach(), generator.num_ws), twists, noises)
-            optimiser = _adam(code, twists, list(noises.values()), options, camera_lr)
+            optimiser = _optimiser(code, twists, list(noises.values()))
         searching = done >= preheat
         for leaf in (code, *noises.values()):
             leaf.requires_grad_(searching)
         moving = config.camera.enabled and (t >= config.camera.start or not searching)
         ramp = learning_rate_ramp(t_code, options.rampup, options.rampdown)
-        optimiser.param_groups[0]["lr"] = options.lr * ramp
-        optimiser.param_groups[1]["lr"] = camera_lr * (ramp if searching else 1.0) if moving else 0.0
+        optimiser.groups[0].rate = options.lr * ramp
+        optimiser.groups[1].rate = camera_lr * (ramp if searching else 1.0) if moving else 0.0
         jitter = statistics.spread * jitter_scale(t_code, options.w_noise, options.w_noise_ramp) if searching else 0.0
         shaken = code + torch.randn(code.shape, generator=rng).to(code) * jitter
         ws = _broadcast(shaken, generator.num_ws)
@@ -266,11 +266,8 @@ def _leaves(
     return code.detach().clone().requires_grad_(), [twist.detach().clone().requires_grad_() for twist in twists]
 
 
-def _adam(
-    code: Tensor, twists: list[Tensor], noises: list[Tensor], options: LatentConfig, camera_lr: float
-) -> torch.optim.Adam:
-    groups = [{"params": [code, *noises], "lr": options.lr}, {"params": twists, "lr": camera_lr}]
-    return torch.optim.Adam(groups, betas=(0.9, 0.999))
+def _optimiser(code: Tensor, twists: list[Tensor], noises: list[Tensor]) -> AdamAndMuon:
+    return AdamAndMuon([Group([code, *noises]), Group(twists)])
 
 
 def _numbered(name: str, index: int) -> str:

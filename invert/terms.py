@@ -8,6 +8,7 @@ from torch import Tensor
 from headlift.config import LatentConfig, TuningConfig
 from headlift.invert.face_points import relief_error
 from headlift.invert.losses import alpha_error, resize, squared_error
+from headlift.invert.optimiser import AdamAndMuon
 from headlift.invert.surface import surface_error
 from headlift.invert.task import View
 from headlift.values import Camera, RenderOutput
@@ -30,10 +31,10 @@ def volume_terms(
     return terms
 
 
-def descend(optimiser: torch.optim.Optimizer, losses: dict[str, Tensor]) -> dict[str, float]:
+def descend(optimiser: AdamAndMuon, losses: dict[str, Tensor]) -> dict[str, float]:
     """One step down the sum of the losses; returns their values before it, with their `total`."""
     total = torch.stack([value.reshape(()) for value in losses.values()]).sum()
-    optimiser.zero_grad(set_to_none=True)
+    optimiser.zero_grad()
     total.backward()
     optimiser.step()
     return {name: float(value.detach()) for name, value in losses.items()} | {"total": float(total.detach())}

@@ -2,7 +2,7 @@
 
 The code and the cameras stay; Adam moves all parameters of the generator so that it shows the photo: squared error at
 full resolution plus the perceptual distance, until that distance is small enough (checked before the step). Methods
-add terms of their own; `best` moves kernels by Muon's steps (`invert/muon.py`).
+add terms of their own; `best` moves kernels by Muon's steps (`invert/optimiser.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,11 +21,10 @@ from headlift.eg3d.generator import Generator as Eg3d
 from headlift.eg3d.own_planes import PHOTO
 from headlift.invert.latent import Pivot, code_statistics, pivot_tensors
 from headlift.invert.losses import learning_rate_ramp, squared_error
-from headlift.invert.muon import KERNELS, AdamAndMuon
+from headlift.invert.optimiser import AdamAndMuon, Group
 from headlift.invert.perceptual import Distance, calibrated_stop
 from headlift.invert.preview import preview
 from headlift.invert.result import InversionState
-from headlift.invert.state import adam_tensors, restore_adam
 from headlift.invert.task import Moment, Task, Terms, mean_terms, no_terms
 from headlift.invert.terms import descend, volume_terms
 from headlift.values import RenderOutput, Step
@@ -80,8 +78,8 @@ def calibrated_gain(generator: Eg3d) -> float:
     return SMALL_GAIN if sum(p.numel() for p in generator.parameters()) < SMALL else 1.0
 
 
-def groups(parameters: Mapping[str, torch.nn.Parameter], options: TuningConfig) -> list[dict[str, Any]]:
-    """Parameters by the factor (`gain`) on their rate, and by whose steps they take (`muon.KERNELS`)."""
+def groups(parameters: Mapping[str, torch.nn.Parameter], options: TuningConfig) -> list[Group]:
+    """Parameters by the factor on their rate, and by whose steps they take."""
 
     def settings(name: str) -> tuple[float, float]:
         if name.endswith(CONSTANT):
@@ -94,7 +92,7 @@ def groups(parameters: Mapping[str, torch.nn.Parameter], options: TuningConfig) 
     alike: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in parameters.items():
         alike.setdefault(settings(name), []).append(parameter)
-    return [{"params": alike[gain, muon], "gain": gain, KERNELS: muon} for gain, muon in sorted(alike)]
+    return [Group(alike[gain, muon], gain=gain, muon=muon) for gain, muon in sorted(alike)]
 
 
 def tune(
@@ -132,14 +130,14 @@ def tune(
     for parameter in parameters.values():
         parameter.requires_grad_()
     rate = options.lr * (calibrated_gain(base) if options.lr_gain is None else options.lr_gain)
-    optimiser = AdamAndMuon(groups(parameters, options), lr=rate, betas=(0.9, 0.999))
+    optimiser = AdamAndMuon(groups(parameters, options))
     done = 0
     if resume:
         done = resume.step
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(resume.tensors[f"weight.{name}"])
-        restore_adam(optimiser, resume.tensors)
+        optimiser.restore(resume.tensors)
         rng.set_state(resume.tensors["rng"])
     stop = calibrated_stop(distance.kind, options.stop)
     prepared = [distance.prepare(view.target.image) for view in task.views] if look else []
@@ -148,7 +146,7 @@ def tune(
     def state() -> InversionState:
         tensors = pivot_tensors(pivot) | {"rng": rng.get_state()} | dict(carried or {})
         tensors |= {f"weight.{name}": p.detach().clone() for name, p in parameters.items()}
-        return InversionState(stage, done, tensors | adam_tensors(optimiser), tuple(steps))
+        return InversionState(stage, done, tensors | optimiser.tensors(), tuple(steps))
 
     reason, stopped = f"all {options.steps} tuning steps were done", False
     while done < options.steps:
@@ -176,8 +174,8 @@ def tune(
         losses |= terms(Moment(generator, planes, ws, pivot.cameras, outputs, done))
         if locality:
             losses["locality"] = options.locality * locality(generator, rng)
-        for group in optimiser.param_groups:
-            group["lr"] = group["gain"] * rate * learning_rate_ramp(done / options.steps, 0.0, options.rampdown)
+        for group in optimiser.groups:
+            group.rate = group.gain * rate * learning_rate_ramp(done / options.steps, 0.0, options.rampdown)
         numbers = descend(optimiser, losses)
         done += 1
         step = Step(stage, done, options.steps, numbers)

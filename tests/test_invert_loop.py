@@ -20,7 +20,6 @@ from headlift.errors import ConfigError
 from headlift.invert.camera_refine import moved_camera
 from headlift.invert.invert import make_target
 from headlift.invert.latent import code_statistics, noise_images
-from headlift.invert.muon import KERNELS
 from headlift.invert.result import InversionState
 from headlift.invert.tuning import groups, tunable
 from headlift.values import Crop, Face, Similarity, Verdict
@@ -141,16 +140,16 @@ def test_tuning_stops_before_the_step_once_the_distance_is_small_enough() -> Non
 def test_constant_photo_plane_and_kernels_learn_at_rates_of_their_own() -> None:
     parameters = tunable(with_own_planes(solid_generator(), PHOTO))
     found = groups(parameters, TuningConfig(const_gain=3.0, photo_gain=10.0, muon=0.8))
-    assert sum(len(group["params"]) for group in found) == len(parameters)
+    assert sum(len(group.parameters) for group in found) == len(parameters)
     name_of = {parameter: name for name, parameter in parameters.items()}
-    names = {(group["gain"], group[KERNELS]): [name_of[parameter] for parameter in group["params"]] for group in found}
+    names = {(group.gain, group.muon): [name_of[parameter] for parameter in group.parameters] for group in found}
     assert set(names) == {(1.0, 0.0), (1.0, 0.8), (3.0, 0.0), (10.0, 0.0)}
     assert names[10.0, 0.0] == [PHOTO]
     assert names[3.0, 0.0] == ["backbone.synthesis.b4.const"]
     assert all(name.endswith(("conv0.weight", "conv1.weight")) for name in names[1.0, 0.8])
     assert not any(name.endswith(("conv0.weight", "conv1.weight")) for name in names[1.0, 0.0])
     (alone,) = groups(tunable(solid_generator()), TuningConfig())
-    assert (alone["gain"], alone[KERNELS]) == (1.0, 0.0)
+    assert (alone.gain, alone.muon) == (1.0, 0.0)
 
 
 def test_w_has_one_code_and_w_plus_one_for_each_layer() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from headlift.invert.muon import KERNELS, AdamAndMuon, orthogonal
+from headlift.invert.optimiser import AdamAndMuon, Group, orthogonal
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -28,8 +31,7 @@ def test_kernels_take_steps_of_their_size_and_the_rest_adams() -> None:
     kernel, bias = (torch.nn.Parameter(normal(*shape, seed=1)) for shape in ((6, 5, 3, 3), (6,)))
     twin = torch.nn.Parameter(bias.detach().clone())
     before = kernel.detach().clone()
-    groups = [{"params": [bias]}, {"params": [kernel], KERNELS: 0.5}]
-    optimiser = AdamAndMuon(groups, lr=0.01, betas=(0.9, 0.999))
+    optimiser = AdamAndMuon([Group([bias], rate=0.01), Group([kernel], rate=0.01, muon=0.5)])
     plain = torch.optim.Adam([twin], lr=0.01, betas=(0.9, 0.999))
     for seed in (2, 3):
         kernel.grad, bias.grad = normal(6, 5, 3, 3, seed=seed), normal(6, seed=seed)
@@ -47,5 +49,19 @@ def test_kernels_take_steps_of_their_size_and_the_rest_adams() -> None:
 def test_a_parameter_without_a_gradient_stays() -> None:
     kernel = torch.nn.Parameter(normal(4, 3, 3, 3))
     before = kernel.detach().clone()
-    AdamAndMuon([{"params": [kernel], KERNELS: 1.0}], lr=0.1, betas=(0.9, 0.999)).step()
+    AdamAndMuon([Group([kernel], rate=0.1, muon=1.0)]).step()
     assert torch.equal(kernel, before)
+
+
+def test_a_step_does_not_import_the_compiler() -> None:
+    """`torch.optim` does, which takes seconds of each run."""
+    code = """
+import sys, torch
+from headlift.invert.optimiser import AdamAndMuon, Group
+x = torch.ones(3, requires_grad=True)
+x.sum().backward()
+AdamAndMuon([Group([x], rate=0.1)]).step()
+print("torch._dynamo" in sys.modules, bool((x < 1).all()))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.split() == ["False", "True"], found.stderr
