@@ -16,6 +16,7 @@ from torch import Tensor
 
 from headlift.eg3d.active import CUT
 from headlift.eg3d.own_planes import PHOTO, with_own_planes
+from headlift.eg3d.training.losses import empty_loss
 from headlift.invert.back import tune_back, tuned_before
 from headlift.invert.conclude import conclude
 from headlift.invert.latent import Pivot, find_latent
@@ -27,12 +28,13 @@ from headlift.invert.sides import (
     GUARD,
     HUE,
     SEARCH_YAWS,
+    ClearRays,
     Sides,
     flanking_cameras,
     guard_cameras,
     guard_losses,
 )
-from headlift.invert.surface import at_side, carving_error
+from headlift.invert.surface import POINTS, at_side, carving_error
 from headlift.invert.task import Moment, Task, Terms, no_terms
 from headlift.invert.tuning import tune, tuning_rng
 from headlift.values import Step
@@ -82,14 +84,16 @@ def beside(task: Task) -> Terms:
 
 
 def guard(task: Task, pivot: Pivot, sides: Callable[[], Sides], rng: torch.Generator) -> Terms:
-    """The guard's terms: depth at the photo's camera (the pivot's where the photo's own surface is not known) and space
-    before that surface in every step, one side view after the other now and then."""
+    """The guard's terms: depth at the photo's camera (the pivot's where the photo's own surface is not known) and empty
+    space before that surface and beside the head, as all side views see it, in every step; one side view after the
+    other now and then."""
     options, base, camera = task.config.tuning, pivot.generator, pivot.cameras[0]
     target, surface = task.views[0].target, task.views[0].surface
     if not options.geometry or pivot.stopped:
         return no_terms
     cameras = guard_cameras(options.side_views, camera, target.white, rng)
     views = sides().views(cameras) if cameras else ()
+    missed = ClearRays.of(views, base.spec.render.box_warp) if views else None
     with torch.no_grad():
         before = base.volume(base.planes(pivot.ws), camera)
         solid = before.alpha * resize(target.mask, before.depth.shape[-1]) if target.white else before.alpha
@@ -101,7 +105,11 @@ def guard(task: Task, pivot: Pivot, sides: Callable[[], Sides], rng: torch.Gener
         kept = depth_error(output.depth, before.depth, solid)
         losses = {"front_depth": options.geometry * GUARD["side_depth"] * kept}
         if surface and options.carving:
-            losses["carving"] = options.carving * carving_error(moment.generator, moment.planes, camera, surface, rng)
+            empty = carving_error(moment.generator, moment.planes, camera, surface, rng)
+            if missed:
+                places = missed.points(POINTS, rng)
+                empty = empty + empty_loss(moment.generator.query(moment.planes, places)[0])
+            losses["carving"] = options.carving * empty
         if views and moment.done % options.geometry_every == 0:
             view = views[(moment.done // options.geometry_every) % len(views)]
             found = guard_losses(moment.generator, moment.planes, moment.ws, view, options.side_colour > 0, hue=HUE)

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from headlift.eg3d.active import CUT
 from headlift.eg3d.camera import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit
 from headlift.eg3d.generator import Generator, VolumeOutput
+from headlift.eg3d.rays import box_limits, pixel_rays
 from headlift.invert.losses import colour_error, depth_error, resize, resize_weighted, squared_error
 from headlift.invert.result import Target
 from headlift.invert.seams import Seam, carried_on, joined, seam_of
@@ -52,6 +53,8 @@ GUESSED_WEIGHT, TONED_WEIGHT = 0.8, 0.3
 """How much what the network tells, and transferred tones, count beside the photo's own pixels."""
 BEHIND = 0.05
 """So far behind the pivot's surface the photo is hidden, world units."""
+CLEAR = 0.05
+"""Pixels of a side view with less opacity, and so their neighbours, show nothing of the head."""
 
 GUARD = {"side_depth": 100.0, "side_alpha": 1.0}
 """Weights of the guard's terms: a depth error of 0.1 units costs as much as a picture error of 1."""
@@ -183,6 +186,38 @@ def look(
     seen = seen * F.max_pool2d(erode(seen, 1), 5, stride=1, padding=2)
     shown, share = resize_weighted(torch.cat([far, carried], 1), seen, alpha.shape[-1])
     return Look(view, volume, colour, alpha, weight, carried, seen, shown, share)
+
+
+@dataclass(frozen=True)
+class ClearRays:
+    """Rays of side views that miss the head: wherever they go, space is empty (a visual hull, Laurentini 1994)."""
+
+    origins: Float[Tensor, "k 3"]
+    directions: Float[Tensor, "k 3"]
+    start: Float[Tensor, " k"]
+    """Where each enters the generator's box, world units."""
+    end: Float[Tensor, " k"]
+
+    @staticmethod
+    @torch.no_grad()
+    def of(views: Sequence[SideView], box_warp: float) -> ClearRays | None:
+        """Those of all pixels without a trace of the head in or beside them; None where there are no such pixels."""
+        found = []
+        for view in views:
+            origins, directions = pixel_rays(view.camera, view.alpha.shape[-1])
+            start, end = box_limits(origins, directions, box_warp)
+            clear = F.max_pool2d(view.alpha, 5, stride=1, padding=2).flatten() < CLEAR
+            clear &= (end > start).flatten()
+            found.append([part[0][clear] for part in (origins, directions, start, end)])
+        rays = ClearRays(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        return rays if len(rays.start) else None
+
+    def points(self, count: int, rng: torch.Generator) -> Float[Tensor, "1 m 3"]:
+        """So many places on them, at random."""
+        chosen = torch.randint(len(self.start), (count,), generator=rng).to(self.start.device)
+        share = torch.rand(count, generator=rng).to(self.start)
+        far = self.start[chosen] + share * (self.end - self.start)[chosen]
+        return (self.origins[chosen] + far[:, None] * self.directions[chosen])[None]
 
 
 Told = tuple[Float[Tensor, "1 3 r r"], Float[Tensor, "1 1 r r"], Float[Tensor, "1 1 r r"]]

@@ -20,7 +20,7 @@ from headlift.invert.result import Target
 from headlift.invert.seams import carried_on, joined, seam_of
 from headlift.invert.sheet import carry, erode, lay_out
 from headlift.invert.side_net import SIDE
-from headlift.invert.sides import BEHIND, YAW, Sides, guard_cameras
+from headlift.invert.sides import BEHIND, YAW, ClearRays, Sides, SideView, guard_cameras, whole_head_camera
 from headlift.invert.surface import Surface
 from headlift.invert.symmetry import mirror_loss, mirror_weight, mirrored
 from headlift.invert.warp import backward_warp, forward_splat, pixel_centres, steps, surface_points, visibility
@@ -200,6 +200,24 @@ def test_what_the_photo_adds_at_the_seam_is_carried_on_by_colour_and_place() -> 
     torch.testing.assert_close(carried_on(beside, places, joined([agreed, agreed])), beside, atol=1e-6, rtol=0)
     nothing = seam_of(told, photo, solid, solid, points)  # all of it is seen
     assert torch.equal(carried_on(beside, places, nothing), beside)
+
+
+def test_places_on_clear_rays_lie_in_the_box_and_off_the_head() -> None:
+    views, box = [], 1.0
+    for camera in (orbit(0.4, 0.1), whole_head_camera(2.0, 0.0)):
+        depth, alpha, picture = ball(camera, 48)
+        views.append(SideView(camera, depth, alpha, picture, alpha))
+    clear = ClearRays.of(views, box)
+    assert clear is not None
+    found = clear.points(4000, seeded())
+    assert torch.equal(found, clear.points(4000, seeded()))
+    assert float(found.abs().max()) < box / 2 + 1e-4
+    radius = torch.linalg.vector_norm(found[0], dim=-1)
+    assert float(radius.min()) > RADIUS
+    assert float(radius.min()) < RADIUS + 0.05  # close by, too
+    sides = [torch.linalg.vector_norm(found[0] - view.camera.origin, dim=-1) > 2.7 for view in views]
+    assert all(bool(side.any()) and not bool(side.all()) for side in sides)  # before the head and behind it
+    assert ClearRays.of([replace(view, alpha=torch.ones_like(view.alpha)) for view in views], box) is None
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 12])
