@@ -71,7 +71,7 @@ class AdamAndMuon:
                     _adam(parameter, parameter.grad, memory, group.rate)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Moments and step counts by name, to go on from exactly; rates are not among them."""
+        """Moments and step counts, named as PyTorch's optimisers do, to go on from exactly; rates are not among them."""
         return {
             f"{PREFIX}{index}.{key}": value.detach().clone()
             for index, memory in enumerate(self._memory)
@@ -89,19 +89,19 @@ class AdamAndMuon:
 
 def _adam(parameter: Tensor, gradient: Tensor, memory: dict[str, Tensor], rate: float) -> None:
     if not memory:
-        memory |= {"step": torch.zeros(()), "mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
+        memory |= {"step": torch.zeros(())} | {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
     memory["step"] += 1
     done = int(memory["step"])
-    mean = memory["mean"].lerp_(gradient, 1 - BETAS[0])
-    square = memory["square"].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+    mean = memory["exp_avg"].lerp_(gradient, 1 - BETAS[0])
+    square = memory["exp_avg_sq"].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
     spread = (square.sqrt() / (1 - BETAS[1] ** done) ** 0.5).add_(EPSILON)
     parameter.addcdiv_(mean, spread, value=-rate / (1 - BETAS[0] ** done))
 
 
 def _muon(kernel: Tensor, gradient: Tensor, memory: dict[str, Tensor], rate: float) -> None:
     if not memory:
-        memory["momentum"] = torch.zeros_like(kernel)
-    momentum = memory["momentum"].mul_(MOMENTUM).add_(gradient)
+        memory["momentum_buffer"] = torch.zeros_like(kernel)
+    momentum = memory["momentum_buffer"].mul_(MOMENTUM).add_(gradient)
     ahead = (gradient + MOMENTUM * momentum).flatten(1)
     kernel.sub_(orthogonal(ahead).reshape(kernel.shape), alpha=rate * max(ahead.shape) ** 0.5)
 
