@@ -188,7 +188,7 @@ def evaluate_inversion(
 
     Args:
         folder: as `subjects.find_sources` reads it; None with samples alone.
-        methods: names from `invert.METHODS`; NAME@SETTING=VALUE changes a setting of the method.
+        methods: names from `invert.invert.METHODS`; NAME@SETTING=VALUE changes a setting of the method.
         workers: processes at a time, with one thread each.
         overwrite: measure anew what `out` holds already.
         on_step: is told of inversions as they are done, and with one worker of the steps of each.

@@ -71,7 +71,7 @@ class AdamAndMuon:
                     _adam(parameter, parameter.grad, memory, group.rate)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Moments and step counts, named as PyTorch's optimisers do, to go on from exactly; rates are not among them."""
+        """Moments and step counts, named as PyTorch's optimisers do, to go on from exactly; rates are not kept."""
         return {
             f"{PREFIX}{index}.{key}": value.detach().clone()
             for index, memory in enumerate(self._memory)
