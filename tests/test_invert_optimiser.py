@@ -46,6 +46,24 @@ def test_kernels_take_steps_of_their_size_and_the_rest_adams() -> None:
     assert float(((kernel.detach() - before) * downhill).sum()) < 0
 
 
+def test_it_goes_on_from_what_it_and_what_pytorchs_adam_remember() -> None:
+    twin = torch.nn.Parameter(normal(6, seed=1))
+    plain = torch.optim.Adam([twin], lr=0.01)
+    for seed in (2, 3):
+        twin.grad = normal(6, seed=seed)
+        plain.step()
+    kept = {f"adam.0.{key}": value for key, value in plain.state_dict()["state"][0].items()}
+    for rounds in range(2):
+        bias = torch.nn.Parameter(twin.detach().clone())
+        optimiser = AdamAndMuon([Group([bias], rate=0.01)])
+        optimiser.restore(kept | {"code": torch.zeros(1)})
+        bias.grad = twin.grad = normal(6, seed=4 + rounds)
+        optimiser.step()
+        plain.step()
+        assert torch.equal(bias, twin)
+        kept = optimiser.tensors()
+
+
 def test_a_parameter_without_a_gradient_stays() -> None:
     kernel = torch.nn.Parameter(normal(4, 3, 3, 3))
     before = kernel.detach().clone()
