@@ -2,8 +2,8 @@
 
 Bilinear sampling and the decoder's first layer are both linear, so on a grid the three planes can be resampled once in
 two dimensions and taken through that layer there: at point (x, y, z) the hidden layer's input is then a sum of three
-terms, one for each plane, and a voxel costs one broadcast sum, one softplus and one dot product. In the official
-layout two planes see the same coordinates and two terms are left. A plane for the back (`eg3d.own_planes`) is in the first
+terms, one for each plane, and a voxel costs one broadcast sum, one softplus and one dot product. In the official layout
+two planes see the same coordinates and two terms are left. A plane for the back (`eg3d.own_planes`) is in the first
 term of blocks that lie wholly behind; where it comes in, that term is made voxel by voxel.
 
 With exp taken of the terms beforehand the sum becomes a product, and softplus(a + b + c) = log(1 + e^a e^b e^c): a
