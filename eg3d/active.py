@@ -7,6 +7,8 @@ gradients. The plain form is `Generator.render` without a `cut`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -26,6 +28,17 @@ BLOCK = 2**13
 """Points whose density a processor looks at in one go: what stays in its cache."""
 
 
+@dataclass
+class Look:
+    """What the first look along a camera's rays found. Renders that are handed one go by it once it is filled: while a
+    head is tuned, where its surface lies changes little from one step to the next."""
+
+    depths: Float[Tensor, "n m s"] | None = None
+    """Where the samples lie, sorted distances along the ray."""
+    sigma: Float[Tensor, "n m s"] | None = None
+    """Their density, before any activation."""
+
+
 def march_active(
     planes: Float[Tensor, "1 j c p p"],
     axes: tuple[Plane, ...],
@@ -37,12 +50,13 @@ def march_active(
     end: float | Float[Tensor, "n m"],
     jitter: Jitter,
     cut: float,
+    look: Look | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Features [n f m], depth, alpha, nearest and farthest sample [n m] of rays through one head: what
     `Generator._march` gives.
 
     Samples that could contribute at most `cut` to their ray (`matters`) keep their density but give no colour and take
-    no gradient.
+    no gradient. An empty `look` is filled; one that is filled, of the same rays, is gone by.
     """
     n, m = origins.shape[:2]
     unit = 2 / spec.box_warp
@@ -57,15 +71,24 @@ def march_active(
         found = [decoder.density(look_up(planes, axes, block)) for block in blocks]
         return torch.cat(found, dim=1).reshape(distances.shape)
 
-    # The samples' places keep their gradients: with the camera moves where its rays enter the box.
-    depths = stratified_samples(start, end, jitter.coarse, spec.disparity_sampling)
-    sigma = density(depths)
-    if jitter.fine is not None:
+    def first_look() -> tuple[Float[Tensor, "n m s"], Float[Tensor, "n m s"]]:
+        # The samples' places keep their gradients: with the camera moves where its rays enter the box.
+        depths = stratified_samples(start, end, jitter.coarse, spec.disparity_sampling)
+        sigma = density(depths)
+        if jitter.fine is None:
+            return depths, sigma
         with torch.no_grad():
             weights = interval_weights(depths, sigma, spec.clamp_mode)
         fine = importance_samples(depths.detach(), weights, jitter.fine)
         depths, order = torch.cat([depths, fine], dim=-1).sort(dim=-1)
-        sigma = torch.cat([sigma, density(fine)], dim=-1).gather(-1, order)
+        return depths, torch.cat([sigma, density(fine)], dim=-1).gather(-1, order)
+
+    if look is None or look.depths is None or look.sigma is None:
+        depths, sigma = first_look()
+        if look is not None:
+            look.depths, look.sigma = depths.detach(), sigma
+    else:
+        depths, sigma = look.depths, look.sigma
     with torch.no_grad():
         chosen = matters(depths, sigma, cut, spec).flatten().nonzero()[:, 0]
     rays = chosen // depths.shape[-1]

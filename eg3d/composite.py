@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headlift.eg3d.active import Look
 from headlift.eg3d.decoder import Decoder
 from headlift.eg3d.generator import Generator, VolumeOutput
 from headlift.eg3d.rays import Jitter
@@ -152,9 +153,10 @@ class CompositeGenerator(Generator):
         depth_samples: int | None = None,
         importance_samples: int | None = None,
         cut: float = 0.0,
+        look: Look | None = None,
     ) -> VolumeOutput:
         """As `Generator.volume`, of both volumes."""
-        whole = super().volume(planes, camera, neural_resolution, jitter, depth_samples, importance_samples, cut)
+        whole = super().volume(planes, camera, neural_resolution, jitter, depth_samples, importance_samples, cut, look)
         return self._apart(whole).volume
 
     def query(

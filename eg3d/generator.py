@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headlift.eg3d import rays
-from headlift.eg3d.active import march_active
+from headlift.eg3d.active import Look, march_active
 from headlift.eg3d.backbone import Backbone
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.decoder import Decoder
@@ -120,16 +120,19 @@ class Generator(nn.Module):
         importance_samples: int | None = None,
         noise_mode: NoiseMode | None = None,
         cut: float = 0.0,
+        look: Look | None = None,
     ) -> RenderOutput:
         """Pictures of heads from n cameras. One head (b = 1) can be seen by any number of cameras at once.
 
         The result is a function of its arguments: samples lie at the middle of their bins unless `jitter` gives a
         generator to draw from or the numbers themselves. `noise_mode` is the super-resolution's (the spec's if None).
         With a `cut` above 0, samples of one head that contribute at most that much to their ray neither colour it nor
-        take a gradient (`eg3d.active`): faster where gradients are wanted.
+        take a gradient (`eg3d.active`): faster where gradients are wanted. With a `look` too, the first render notes in
+        it where samples lie and how dense they are, and later ones of a head that hardly changed, seen by the same
+        camera, go by that: faster still.
         Raises ConfigError when a handed-in jitter has other shapes than the render needs.
         """
-        volume = self.volume(planes, camera, neural_resolution, jitter, depth_samples, importance_samples, cut)
+        volume = self.volume(planes, camera, neural_resolution, jitter, depth_samples, importance_samples, cut, look)
         image, first = self.superresolution(volume.features, ws, noise_mode)
         raw = volume.features[:, :3]
         overwritten = self.spec.superres.kind in ("2X", "4X") and raw.shape[-1] == first.shape[-1]
@@ -146,6 +149,7 @@ class Generator(nn.Module):
         depth_samples: int | None = None,
         importance_samples: int | None = None,
         cut: float = 0.0,
+        look: Look | None = None,
     ) -> VolumeOutput:
         """What the volume shows before super-resolution; arguments as in `render`."""
         spec = self.spec.render
@@ -166,7 +170,7 @@ class Generator(nn.Module):
                 if len(planes) == 1 and planes.device.type == "cpu":
                     planes = in_rows(planes)
             start, end = self._limits(origins, directions, coarse)
-            count = m if torch.is_grad_enabled() else max(1, POINTS_PER_CHUNK // (n * max(coarse, fine)))
+            count = m if torch.is_grad_enabled() or look else max(1, POINTS_PER_CHUNK // (n * max(coarse, fine)))
             parts = []
             for first in range(0, m, count):
                 chosen = slice(first, first + count)
@@ -178,7 +182,7 @@ class Generator(nn.Module):
                     jitter.rays(chosen, directions.device),
                 )
                 if cut > 0 and axes is not None and len(planes) == 1:
-                    parts.append(march_active(planes, axes, self.decoder, spec, *bundle, cut))
+                    parts.append(march_active(planes, axes, self.decoder, spec, *bundle, cut, look))
                 else:
                     parts.append(self._march(planes, axes, *bundle))
             features = torch.cat([part[0] for part in parts], dim=2)

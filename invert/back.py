@@ -77,7 +77,7 @@ def tune_back(
         tuned.history,
         {TUNED + name: p.detach().clone() for name, p in tunable(tuned.generator).items()},
         chosen,
-        look=False,
+        compare=False,
     )
     return backed if backed.stopped else replace(backed, reason=f"{tuned.reason}, and {steps} for the back of the head")
 

@@ -99,12 +99,12 @@ def _at_256(
 def depth_moved(
     before: Generator, after: Generator, ws: Float[Tensor, "1 l w"], camera: Camera, side: int | None = None
 ) -> dict[str, float]:
-    """How far tuning moved the surface, world units along the ray; maps of `side` pixels (at most 64 by default).
+    """How far tuning moved the surface, world units along the ray; maps of `side` pixels (at most 32 by default).
 
     `input` is the median of |depth after - depth before| over the pixels that are solid (alpha > 0.5) in both, at the
     photo's camera; `sides` that of the views of `SIDE_VIEWS`, all pixels together; `median` that of all five views.
     """
-    side = side or min(64, after.spec.neural_resolution)
+    side = side or min(32, after.spec.neural_resolution)
     focal = camera.intrinsics[0, 0, 0]
     yaws, pitches = (torch.tensor(angles, device=ws.device) for angles in zip(*SIDE_VIEWS, strict=True))
     sides = orbit(yaws, pitches, focal=focal)

@@ -120,7 +120,7 @@ class Sides:
         return tuple((look if self._seam is None else look.continued(self._seam)).joined() for look in looks)
 
     def _untuned(self, camera: Camera) -> VolumeOutput:
-        return self._generator.volume(self._planes, camera, cut=CUT)
+        return self._generator.volume(self._planes, camera)
 
     def _look(self, camera: Camera) -> Look:
         return look(self._untuned(camera), camera, self._tell, self._sheet, self._side)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headlift.config import InversionConfig, TuningConfig
-from headlift.eg3d.active import CUT
+from headlift.eg3d.active import CUT, Look
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.eg3d.own_planes import PHOTO
 from headlift.invert.latent import Pivot, code_statistics, pivot_tensors
@@ -37,6 +37,10 @@ SMALL = 10_000_000
 SMALL_GAIN = 20.0
 """On the embedded prior: 60 steps at 20 or at 40 showed a head as well as 75 at 10, from all sides."""
 
+LOOK_EVERY = 4
+"""Steps that go by one first look along the photos' rays (`eg3d/active.py`)."""
+LOOK = ("depths", "sigma")
+"""What of a look states keep."""
 CONSTANT = ".const"
 """How the name of the backbone's learned constant ends."""
 
@@ -106,7 +110,7 @@ def tune(
     history: Sequence[Step] | None = None,
     carried: Mapping[str, Tensor] | None = None,
     chosen: Callable[[Eg3d], dict[str, torch.nn.Parameter]] = tunable,
-    look: bool = True,
+    compare: bool = True,
 ) -> Generator[Step, None, Tuned]:
     """Tune a copy of the pivot's generator to show every photo at the pivot's code and cameras; yields each step.
 
@@ -118,7 +122,7 @@ def tune(
         history: the steps before this stage, if not the pivot's.
         carried: tensors that later steps of the method need, kept in the states.
         chosen: the parameters that move.
-        look: the photos are rendered and compared; without, `terms` are all that is minimised.
+        compare: the photos are rendered and compared; without, `terms` are all that is minimised.
     """
     if pivot.stopped:
         return untuned(pivot, pivot.stopped, stopped=True)
@@ -131,22 +135,22 @@ def tune(
         parameter.requires_grad_()
     rate = options.lr * (calibrated_gain(base) if options.lr_gain is None else options.lr_gain)
     optimiser = AdamAndMuon(groups(parameters, options))
-    done = 0
+    done, looks = 0, [Look() for _ in pivot.cameras]
     if resume:
-        done = resume.step
+        done, looks = resume.step, looks_before(resume.tensors, len(looks), ws.device)
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(resume.tensors[f"weight.{name}"])
         optimiser.restore(resume.tensors)
         rng.set_state(resume.tensors["rng"])
     stop = calibrated_stop(distance.kind, options.stop)
-    prepared = [distance.prepare(view.target.image) for view in task.views] if look else []
-    locality = Locality(base, ws, config, distance) if look and options.locality else None
+    prepared = [distance.prepare(view.target.image) for view in task.views] if compare else []
+    locality = Locality(base, ws, config, distance) if compare and options.locality else None
 
     def state() -> InversionState:
         tensors = pivot_tensors(pivot) | {"rng": rng.get_state()} | dict(carried or {})
         tensors |= {f"weight.{name}": p.detach().clone() for name, p in parameters.items()}
-        return InversionState(stage, done, tensors | optimiser.tensors(), tuple(steps))
+        return InversionState(stage, done, tensors | look_tensors(looks) | optimiser.tensors(), tuple(steps))
 
     reason, stopped = f"all {options.steps} tuning steps were done", False
     while done < options.steps:
@@ -156,8 +160,13 @@ def tune(
         planes = generator.planes(ws)
         outputs: tuple[RenderOutput, ...] = ()
         losses: dict[str, Tensor] = {}
-        if look:
-            outputs = tuple(generator.render(planes, ws, camera, cut=CUT) for camera in pivot.cameras)
+        if compare:
+            if done % LOOK_EVERY == 0:
+                looks = [Look() for _ in looks]
+            outputs = tuple(
+                generator.render(planes, ws, camera, cut=CUT, look=first)
+                for camera, first in zip(pivot.cameras, looks, strict=True)
+            )
             nears = [distance(wanted, output.image).sum() for wanted, output in zip(prepared, outputs, strict=True)]
             near = sum(float(value.detach()) for value in nears) / len(nears)
             if near <= stop:
@@ -185,6 +194,21 @@ def tune(
         yield preview(step, outputs[0].image, config.preview_every) if outputs else step
     task.on_state(state())
     return Tuned(generator.eval().requires_grad_(False), tuple(steps), reason, stopped)
+
+
+def look_tensors(looks: Sequence[Look]) -> dict[str, Tensor]:
+    """First looks for the states; `looks_before` reads them."""
+    each = {f"look{k}.{name}": getattr(look, name) for k, look in enumerate(looks) for name in LOOK}
+    return {name: value for name, value in each.items() if value is not None}
+
+
+def looks_before(tensors: Mapping[str, Tensor], count: int, device: torch.device) -> list[Look]:
+    """The first looks that a state holds, empty where it holds none."""
+
+    def found(name: str) -> Tensor | None:
+        return tensors[name].to(device) if name in tensors else None
+
+    return [Look(*(found(f"look{k}.{name}") for name in LOOK)) for k in range(count)]
 
 
 class Locality:

@@ -9,7 +9,7 @@ import torch
 from small_networks import SPEC, random_generator, solid_generator
 from torch.nn import functional as F
 
-from headlift.eg3d.active import CUT, matters
+from headlift.eg3d.active import CUT, Look, matters
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.composite import OuterSpec, compose
 from headlift.eg3d.generator import Generator
@@ -77,6 +77,29 @@ def test_a_second_volume_is_seen_too() -> None:
     torch.testing.assert_close(active[0], plain[0], atol=2e-5, rtol=1e-4)
     assert "outer_planes" in found
     assert difference(found, wanted) < 1e-4
+
+
+def test_a_first_look_serves_a_head_that_hardly_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, _ = load_generator("embedded")
+    camera, look = orbit(0.2, 0.05), Look()
+    random = torch.Generator().manual_seed(4)
+    planes = generator.planes(generator.mapping(torch.randn(1, generator.spec.mapping.z_dim, generator=random)))
+    moved = (planes + 0.01 * torch.randn(planes.shape, generator=random)).detach().requires_grad_()
+    with torch.no_grad():
+        before = generator.volume(planes, camera, cut=CUT, look=look)
+    fresh = generator.volume(moved, camera, cut=CUT)
+    monkeypatch.setattr(generator.decoder, "density", None)  # nobody looks a second time
+    with torch.no_grad():
+        again = generator.volume(planes, camera, cut=CUT, look=look)
+    served = generator.volume(moved, camera, cut=CUT, look=look)
+    torch.testing.assert_close(again.features, before.features, atol=1e-6, rtol=0)
+    change = (fresh.features - before.features).abs().mean()
+    assert float((served.features - fresh.features).abs().mean()) < 0.1 * float(change)
+    wanted, found = (
+        torch.autograd.grad(output.features.square().mean() + output.depth.mean(), moved)[0]
+        for output in (fresh, served)
+    )
+    assert float((found - wanted).norm() / wanted.norm()) < 0.1
 
 
 def test_what_matters_is_the_surface_alone() -> None:
