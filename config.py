@@ -157,7 +157,7 @@ class TuningConfig:
     side_colour: float = 0.0
     """Weight of the guard's colours: the photo carried into the side views, and what a network tells of the rest."""
     back_steps: int = 0
-    """Steps of a last tuning, of a plane for the back of the head alone; for priors that draw heads on white."""
+    """Steps of a last tuning, of planes for sides and back of the head alone; for priors that draw heads on white."""
 
 
 @dataclass(frozen=True)
@@ -569,7 +569,7 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
         tuning = replace(tuning, steps=75)
         if method == "best":
             latent = replace(latent, steps=14, candidates=8)
-            tuning = replace(tuning, steps=45, lr=6e-4, rampdown=0.25, photo_gain=20.0, back_steps=20)
+            tuning = replace(tuning, steps=45, lr=6e-4, rampdown=0.25, photo_gain=20.0, back_steps=24)
         mesh, video = replace(base.mesh, resolution=192), replace(base.video, frames=60)
     elif name == "standard":
         mesh, video = base.mesh, base.video

@@ -53,6 +53,8 @@ class Generator(nn.Module):
         plane = (channels, spec.backbone.resolution, spec.backbone.resolution)
         if spec.photo_plane:
             self.photo_plane = nn.Parameter(torch.zeros(plane))
+        if spec.side_planes:
+            self.side_planes = nn.Parameter(torch.zeros(2, *plane))
         if spec.back_plane:
             self.back_plane = nn.Parameter(torch.zeros(plane))
 
@@ -105,6 +107,8 @@ class Generator(nn.Module):
         planes = image.reshape(len(image), 3, self.spec.plane_channels, *image.shape[2:])
         if self.spec.photo_plane:
             planes = torch.cat([planes[:, :1] + self.photo_plane.to(planes), planes[:, 1:]], dim=1)
+        if self.spec.side_planes:
+            planes = torch.cat([planes[:, :1], planes[:, 1:] + self.side_planes.to(planes)], dim=1)
         if self.spec.back_plane:
             planes = torch.cat([planes, self.back_plane.to(planes).expand(len(planes), 1, -1, -1, -1)], dim=1)
         return planes

@@ -1,8 +1,10 @@
 """Planes of a head's own beside those that the backbone draws from its code: the same for all codes, zero until tuned.
 
 *The plane for the photo* is added to the one that spans x and y. The backbone draws its planes through a few
-convolutions that all places share; what a photo shows finer than that has a number for each texel here. Were there such
-planes for the other two, a frontal photo would draw lines across the cheeks on them.
+convolutions that all places share; what a photo shows finer than that has a number for each texel here.
+
+*The planes for the sides* are added to the other two. They are for what other views are to show: a frontal photo that
+had them for itself would draw lines across the cheeks.
 
 *The plane for the back* is the one that spans x and y once more, added to the others at the back (`eg3d.triplane`). Of
 three planes that one is the same for face and back: what is drawn on it for the face shows through at the back, unless
@@ -19,8 +21,9 @@ from torch import nn
 from headlift.eg3d.generator import Generator
 
 PHOTO = "photo_plane"
+SIDES = "side_planes"
 BACK = "back_plane"
-OWN = (PHOTO, BACK)
+OWN = (PHOTO, SIDES, BACK)
 """Names of the parameters, and of the spec's fields that say whether there are such."""
 
 

@@ -209,6 +209,8 @@ class GeneratorSpec:
     """What the planes span: (xy, xz, zx) as released, or (xy, xz, zy), or (xy, xz, yz)."""
     photo_plane: bool = False
     """A plane of its own is added to the one of x and y, whatever the code (`eg3d.own_planes`)."""
+    side_planes: bool = False
+    """Two more are added to the other two."""
     back_plane: bool = False
     """A fourth plane, xy once more, is added to the others at the back (`eg3d.triplane`), whatever the code."""
     image_resolution: int = 512

@@ -1,9 +1,13 @@
-"""The last tuning of `best`: a plane of its own for the back of the head, and nothing else (`eg3d/own_planes.py`).
+"""The last tuning of `best`: planes of its own for sides and back of the head, and nothing else (`eg3d/own_planes.py`).
 
 Tuning draws the photo on planes that face and back share, and a face comes through where hair should be. Weighing the
 views of the back more hides it at the photo's cost. So when the photo is shown, the back gets its own plane. It begins
 with what takes back all that tuning did to the plane of x and y, and learns what the guard wants to see from behind.
 Where the photo itself shows something so far behind, it stays zero.
+
+And what tuning draws for the photo runs on into the head, along the photo's rays: streaks on hair and neck, seen from
+beside. What the guard wants to see there has a number for each texel of the other two planes, too. They are seen from
+the front, so the photo is looked at again.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 import torch
 from jaxtyping import Float
@@ -19,7 +24,7 @@ from torch.nn import functional as F
 
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.eg3d.marching import optical_depths
-from headlift.eg3d.own_planes import BACK, with_own_planes
+from headlift.eg3d.own_planes import BACK, SIDES, with_own_planes
 from headlift.eg3d.rays import box_limits, pixel_rays
 from headlift.eg3d.triplane import FADE
 from headlift.invert.latent import Pivot
@@ -32,13 +37,15 @@ from headlift.values import Camera, Step
 STAGE = "back"
 TUNED = "tuned."
 """Before the names of the tuned generator's tensors in states."""
-RATE = 0.3
+RATE = 0.2
 """Adam's learning rate."""
 RAMPDOWN = 0.4
 """Share of the steps over which it falls."""
 SIDE = 48
-"""Side of what the volume shows of the back, pixels: what is wanted there is smooth."""
-WEIGHTS = GUARD | {"side_colour": 1.0}
+"""Side of what the volume shows of a view, pixels: what is wanted there is smooth."""
+PHOTO_EVERY, WEIGHT = 2, 1 / 3
+"""The photo is looked at once in so many steps, and what each step's view counts beside it."""
+WEIGHTS = {name: WEIGHT * value for name, value in (GUARD | {"side_colour": 1.0}).items()}
 RAYS, SAMPLES = 64, 64
 """Rays along each side of the photo, and samples of each, by which is found what it sees of the back."""
 SEEN = 0.05
@@ -48,38 +55,44 @@ SPREAD = 2
 
 
 def tune_back(
-    task: Task, pivot: Pivot, tuned: Tuned, sides: Callable[[], Sides], distance: Distance
+    task: Task,
+    pivot: Pivot,
+    tuned: Tuned,
+    sides: Callable[[], Sides],
+    around: Callable[[], Sequence[SideView]],
+    distance: Distance,
 ) -> Generator[Step, None, Tuned]:
-    """Tune a plane for the back of a tuned generator to show what `sides` has there; yields each step, returns the
-    generator that has it."""
+    """Tune planes for sides and back of a tuned generator to show what `sides` has of the back, and the views `around`
+    the head; yields each step, returns the generator that has them."""
     steps = task.config.tuning.back_steps
     if not steps or not task.config.tuning.steps or tuned.stopped or not task.views[0].target.white:
         return tuned
-    generator = with_own_planes(tuned.generator, BACK)
+    generator = with_own_planes(tuned.generator, SIDES, BACK)
     free = free_texels(generator, pivot.ws, pivot.cameras[0])
     with torch.no_grad():
         undone = pivot.generator.planes(pivot.ws)[0, 0] - generator.planes(pivot.ws)[0, 0]
         generator.back_plane.copy_(undone * free)
 
     def chosen(generator: Eg3d) -> dict[str, nn.Parameter]:
-        plane = generator.get_parameter(BACK)
-        plane.requires_grad_().register_hook(lambda gradient: gradient * free)
-        return {BACK: plane}
+        planes = {name: generator.get_parameter(name) for name in (SIDES, BACK)}
+        planes[BACK].requires_grad_().register_hook(lambda gradient: gradient * free)
+        return planes
 
+    behind = sides().views(back_cameras(pivot.ws.device))
     backed = yield from tune(
         task,
         replace(pivot, generator=generator),
         distance,
         torch.Generator(),
-        back_terms(sides().views(back_cameras(pivot.ws.device))),
-        replace(task.config.tuning, steps=steps, lr=RATE, lr_gain=1.0, rampdown=RAMPDOWN),
+        back_terms(in_turns(behind, around())),
+        replace(task.config.tuning, steps=steps, lr=RATE, lr_gain=1.0, rampdown=RAMPDOWN, stop=0.0, locality=0.0),
         STAGE,
         tuned.history,
         {TUNED + name: p.detach().clone() for name, p in tunable(tuned.generator).items()},
         chosen,
-        compare=False,
+        photo_every=PHOTO_EVERY,
     )
-    return backed if backed.stopped else replace(backed, reason=f"{tuned.reason}, and {steps} for the back of the head")
+    return backed if backed.stopped else replace(backed, reason=f"{tuned.reason}, and {steps} for sides and back")
 
 
 def tuned_before(task: Task, pivot: Pivot) -> Tuned | None:
@@ -118,8 +131,13 @@ def free_texels(generator: Eg3d, ws: Float[Tensor, "1 l w"], camera: Camera) -> 
     return 1 - F.max_pool2d(seen, 2 * SPREAD + 1, stride=1, padding=SPREAD)[0, 0]
 
 
+def in_turns(first: Sequence[SideView], second: Sequence[SideView]) -> list[SideView]:
+    """One of the first, one of the second, and so on, then the rest of the longer."""
+    return [view for pair in zip_longest(first, second) for view in pair if view is not None]
+
+
 def back_terms(views: Sequence[SideView]) -> Terms:
-    """One view of the back after the other."""
+    """One view after the other."""
 
     def terms(moment: Moment) -> dict[str, Tensor]:
         found = guard_losses(

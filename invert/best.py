@@ -7,7 +7,7 @@ depth that a network sees in the photo (`surface.py`), the search looks at the v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -30,6 +30,7 @@ from headlift.invert.sides import (
     SEARCH_YAWS,
     ClearRays,
     Sides,
+    SideView,
     flanking_cameras,
     guard_cameras,
     guard_losses,
@@ -41,24 +42,29 @@ from headlift.values import Step
 
 
 def best(task: Task) -> Generator[Step, None, Inversion]:
-    """Code and camera together, pivotal tuning under the guard, then the plane for the back; yields every step, returns
-    the head."""
+    """Code and camera together, pivotal tuning under the guard, then the planes for sides and back; yields every step,
+    returns the head."""
     device = next(task.generator.parameters()).device
     pivot = yield from find_latent(task, load_distance(task.config.perceptual, "latent", device), beside(task))
     distance = load_distance(task.config.perceptual, "tuning", device)
     view, start = task.views[0], pivot
     if task.config.tuning.photo_gain:
         start = replace(pivot, generator=with_own_planes(pivot.generator, PHOTO))
+    rng = tuning_rng(task)
+    cameras = guard_cameras(task.config.tuning.side_views, pivot.cameras[0], view.target.white, rng)
 
     @cache
     def sides() -> Sides:
         return Sides(pivot.generator, pivot.ws, pivot.cameras[0], view.target, view.surface)
 
+    @cache
+    def around() -> tuple[SideView, ...]:
+        return sides().views(cameras) if cameras else ()
+
     tuned = tuned_before(task, start)
     if tuned is None:
-        rng = tuning_rng(task)
-        tuned = yield from tune(task, start, distance, rng, guard(task, pivot, sides, rng))
-    tuned = yield from tune_back(task, pivot, tuned, sides, distance)
+        tuned = yield from tune(task, start, distance, rng, guard(task, pivot, around, rng))
+    tuned = yield from tune_back(task, pivot, tuned, sides, around, distance)
     return conclude(task, pivot, tuned)
 
 
@@ -83,7 +89,7 @@ def beside(task: Task) -> Terms:
     return terms
 
 
-def guard(task: Task, pivot: Pivot, sides: Callable[[], Sides], rng: torch.Generator) -> Terms:
+def guard(task: Task, pivot: Pivot, around: Callable[[], Sequence[SideView]], rng: torch.Generator) -> Terms:
     """The guard's terms: depth at the photo's camera (the pivot's where the photo's own surface is not known) and empty
     space before that surface and beside the head, as all side views see it, in every step; one side view after the
     other now and then."""
@@ -91,8 +97,7 @@ def guard(task: Task, pivot: Pivot, sides: Callable[[], Sides], rng: torch.Gener
     target, surface = task.views[0].target, task.views[0].surface
     if not options.geometry or pivot.stopped:
         return no_terms
-    cameras = guard_cameras(options.side_views, camera, target.white, rng)
-    views = sides().views(cameras) if cameras else ()
+    views = around()
     missed = ClearRays.of(views, base.spec.render.box_warp) if views else None
     with torch.no_grad():
         before = base.volume(base.planes(pivot.ws), camera)

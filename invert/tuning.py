@@ -18,7 +18,7 @@ from torch import Tensor
 from headlift.config import InversionConfig, TuningConfig
 from headlift.eg3d.active import CUT, Look
 from headlift.eg3d.generator import Generator as Eg3d
-from headlift.eg3d.own_planes import PHOTO
+from headlift.eg3d.own_planes import OWN, PHOTO
 from headlift.invert.latent import Pivot, code_statistics, pivot_tensors
 from headlift.invert.losses import learning_rate_ramp, squared_error
 from headlift.invert.optimiser import AdamAndMuon, Group
@@ -88,8 +88,8 @@ def groups(parameters: Mapping[str, torch.nn.Parameter], options: TuningConfig) 
     def settings(name: str) -> tuple[float, float]:
         if name.endswith(CONSTANT):
             return options.const_gain, 0.0
-        if name == PHOTO:
-            return options.photo_gain, 0.0
+        if name in OWN:
+            return options.photo_gain if name == PHOTO else 1.0, 0.0
         kernel = parameters[name].ndim == 4 and parameters[name].shape[-1] > 1
         return 1.0, options.muon if kernel else 0.0
 
@@ -110,7 +110,7 @@ def tune(
     history: Sequence[Step] | None = None,
     carried: Mapping[str, Tensor] | None = None,
     chosen: Callable[[Eg3d], dict[str, torch.nn.Parameter]] = tunable,
-    compare: bool = True,
+    photo_every: int = 1,
 ) -> Generator[Step, None, Tuned]:
     """Tune a copy of the pivot's generator to show every photo at the pivot's code and cameras; yields each step.
 
@@ -122,7 +122,8 @@ def tune(
         history: the steps before this stage, if not the pivot's.
         carried: tensors that later steps of the method need, kept in the states.
         chosen: the parameters that move.
-        compare: the photos are rendered and compared; without, `terms` are all that is minimised.
+        photo_every: the photos are rendered and compared once in so many steps; in the others `terms` are all that is
+            minimised.
     """
     if pivot.stopped:
         return untuned(pivot, pivot.stopped, stopped=True)
@@ -144,8 +145,8 @@ def tune(
         optimiser.restore(resume.tensors)
         rng.set_state(resume.tensors["rng"])
     stop = calibrated_stop(distance.kind, options.stop)
-    prepared = [distance.prepare(view.target.image) for view in task.views] if compare else []
-    locality = Locality(base, ws, config, distance) if compare and options.locality else None
+    prepared = [distance.prepare(view.target.image) for view in task.views]
+    locality = Locality(base, ws, config, distance) if options.locality else None
 
     def state() -> InversionState:
         tensors = pivot_tensors(pivot) | {"rng": rng.get_state()} | dict(carried or {})
@@ -160,7 +161,7 @@ def tune(
         planes = generator.planes(ws)
         outputs: tuple[RenderOutput, ...] = ()
         losses: dict[str, Tensor] = {}
-        if compare:
+        if done % photo_every == 0:
             if done % LOOK_EVERY == 0:
                 looks = [Look() for _ in looks]
             outputs = tuple(

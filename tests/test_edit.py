@@ -23,7 +23,7 @@ from headlift.editing.sheets import before_after, captioned, strip, there_and_ba
 from headlift.editing.styles import shift_styles, style_layers, styles
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
-from headlift.eg3d.own_planes import BACK, PHOTO, with_own_planes
+from headlift.eg3d.own_planes import OWN, with_own_planes
 from headlift.errors import CheckpointError, ConfigError, HeadliftError, OutputError
 from headlift.head import Head, load_head, write_head
 from headlift.invert.perceptual import load_builtin
@@ -151,7 +151,7 @@ def test_truncation_and_blends_have_exact_ends() -> None:
     )
 
 
-@pytest.mark.parametrize("name", [BACK, PHOTO])
+@pytest.mark.parametrize("name", OWN)
 def test_heads_with_and_without_planes_of_their_own_meet(name: str) -> None:
     one, two = head(1), head(2)
     wider = replace(two, generator=with_own_planes(two.generator, name))

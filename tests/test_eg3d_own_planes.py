@@ -9,7 +9,7 @@ import torch
 from small_networks import SPEC, random_generator, solid_generator
 
 from headlift.eg3d.camera import orbit
-from headlift.eg3d.own_planes import BACK, PHOTO, own_planes, with_own_planes
+from headlift.eg3d.own_planes import BACK, OWN, PHOTO, SIDES, own_planes, with_own_planes
 from headlift.eg3d.spec import PlaneLayout
 from headlift.eg3d.triplane import FADE, back_share, look_up, merge_planes, sample_planes
 
@@ -17,8 +17,9 @@ from headlift.eg3d.triplane import FADE, back_share, look_up, merge_planes, samp
 @pytest.mark.parametrize("white", [False, True])
 def test_a_fresh_plane_changes_no_picture(white: bool) -> None:
     generator = solid_generator(white)
-    wider = with_own_planes(generator, BACK, PHOTO)
-    assert {name: tuple(p.shape) for name, p in own_planes(wider).items()} == {BACK: (4, 8, 8), PHOTO: (4, 8, 8)}
+    wider = with_own_planes(generator, *OWN)
+    shapes = {name: tuple(p.shape) for name, p in own_planes(wider).items()}
+    assert shapes == {PHOTO: (4, 8, 8), SIDES: (2, 4, 8, 8), BACK: (4, 8, 8)}
     assert own_planes(generator) == {}
     assert not any(p.requires_grad for p in wider.parameters())
     ws = generator.mapping(torch.randn(2, 8, generator=torch.Generator().manual_seed(1)))
@@ -36,15 +37,16 @@ def test_a_second_widening_keeps_what_was_tuned() -> None:
     assert {name: float(p.mean()) for name, p in own_planes(wider).items()} == {BACK: 1.0, PHOTO: 0.0}
 
 
-def test_the_plane_for_the_photo_is_added_to_that_of_x_and_y_for_every_code() -> None:
+@pytest.mark.parametrize(("name", "to"), [(PHOTO, [0]), (SIDES, [1, 2])])
+def test_it_is_added_to_that_of_x_and_y_or_to_the_others_for_every_code(name: str, to: list[int]) -> None:
     generator = solid_generator()
-    wider = with_own_planes(generator, PHOTO)
-    added = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(2))
-    wider.get_parameter(PHOTO).copy_(added)
+    wider = with_own_planes(generator, name)
+    added = torch.randn(len(to), 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    wider.get_parameter(name).copy_(added.reshape(wider.get_parameter(name).shape))
     ws = generator.mapping(torch.randn(2, 8, generator=torch.Generator().manual_seed(1)))
-    difference = wider.planes(ws) - generator.planes(ws)
-    torch.testing.assert_close(difference[:, 0], added.expand(2, -1, -1, -1))
-    assert float(difference[:, 1:].abs().max()) == 0.0
+    wanted = torch.zeros(2, 3, 4, 8, 8)
+    wanted[:, to] = added
+    torch.testing.assert_close(wider.planes(ws) - generator.planes(ws), wanted, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("layout", ["official", "zy", "yz"])

@@ -14,7 +14,7 @@ from small_networks import solid_generator
 from headlift.config import ReconstructConfig, preset
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
-from headlift.eg3d.own_planes import BACK, PHOTO, own_planes, with_own_planes
+from headlift.eg3d.own_planes import BACK, OWN, PHOTO, own_planes, with_own_planes
 from headlift.eg3d.spec import DecoderSpec
 from headlift.errors import CheckpointError, HeadFileError, OutputError, WeightsError
 from headlift.head import load_head, load_state, save_head, save_state, write_head
@@ -80,7 +80,7 @@ def test_a_head_comes_back_and_looks_the_same(saved) -> None:
     assert (head.base_name, head.base_sha256) == ("embedded", SHA)
 
 
-@pytest.mark.parametrize("names", [(BACK,), (PHOTO,), (PHOTO, BACK)])
+@pytest.mark.parametrize("names", [(BACK,), (PHOTO,), (PHOTO, BACK), OWN])
 def test_planes_of_its_own_come_back(tmp_path: Path, names: tuple[str, ...]) -> None:
     base = solid_generator()
     inversion, crop = found(with_own_planes(base, *names))

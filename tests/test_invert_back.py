@@ -1,4 +1,4 @@
-"""The last tuning of `best` on the embedded prior: the back changes, what the photo shows does not."""
+"""The last tuning of `best` on the embedded prior: sides and back change, what the photo shows gets no worse."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from headlift.eg3d.own_planes import BACK, with_own_planes
 from headlift.invert.back import free_texels, tune_back
 from headlift.invert.follow import follow
 from headlift.invert.latent import Pivot
+from headlift.invert.losses import resize
 from headlift.invert.perceptual import load_builtin
 from headlift.invert.result import Target
 from headlift.invert.sides import Sides
@@ -23,7 +24,7 @@ from headlift.invert.task import Task, View
 from headlift.invert.tuning import Tuned
 from headlift.weights import load_generator
 
-FRONT, BEHIND = orbit(0.0, 0.0), orbit(3.14159, 0.0)
+FRONT, BESIDE, BEHIND = orbit(0.0, 0.0), orbit(1.57, 0.0), orbit(3.14159, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -75,20 +76,21 @@ def sides_of(pivot: Pivot) -> Callable[[], Sides]:
     return lambda: Sides(pivot.generator, pivot.ws, FRONT, target)
 
 
-def test_the_back_becomes_what_the_guard_wants_and_the_photos_view_stays(pivot: Pivot, tuned: Tuned) -> None:
+def test_sides_and_back_become_what_the_guard_wants_and_the_photos_view_no_worse(pivot: Pivot, tuned: Tuned) -> None:
     seen, task = [], task_of(pivot, 8)
-    backed = follow(tune_back(task, pivot, tuned, sides_of(pivot), load_builtin()), seen.append)
+    around = sides_of(pivot)().views((BESIDE,))
+    backed = follow(tune_back(task, pivot, tuned, sides_of(pivot), lambda: around, load_builtin()), seen.append)
     assert [(step.stage, step.index, step.total) for step in seen] == [("back", i, 8) for i in range(1, 9)]
-    assert backed.reason == "all 9 tuning steps were done, and 8 for the back of the head"
-    assert float((raw(backed.generator, pivot) - raw(tuned.generator, pivot)).abs().max()) < 0.1
-    assert float((raw(tuned.generator, pivot) - raw(pivot.generator, pivot)).square().mean()) > 0.01
+    assert backed.reason == "all 9 tuning steps were done, and 8 for sides and back"
+    # The photo's own view, from the side and from behind: as far as the untuned head was seen solid.
     (behind,) = sides_of(pivot)().views((BEHIND,))
-    wanted, before, after = (
-        picture[..., 22:40, 24:40]
-        for picture in (behind.colour, *(raw(g, pivot, BEHIND) for g in (tuned.generator, backed.generator)))
-    )
-    before, after = (before - wanted).square().mean(), (after - wanted).square().mean()
-    assert float(after) < 0.5 * float(before)
+    photo = resize(task.views[0].target.image, 64)
+    for camera, wanted, share in ((FRONT, photo, 1.05), (BESIDE, around[0].colour, 0.9), (BEHIND, behind.colour, 0.5)):
+        before, after = (
+            float((raw(g, pivot, camera) - wanted)[..., 22:40, 24:40].square().mean())
+            for g in (tuned.generator, backed.generator)
+        )
+        assert after < share * before, camera
     weights = backed.generator.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in tuned.generator.state_dict().items())
     free = free_texels(tuned.generator, pivot.ws, FRONT)
@@ -97,7 +99,5 @@ def test_the_back_becomes_what_the_guard_wants_and_the_photos_view_stays(pivot: 
 
 @pytest.mark.parametrize("without", [{"steps": 0}, {"steps": 3, "white": False}, {"steps": 3, "tuning": 0}])
 def test_without_it_the_tuned_generator_is_the_result(pivot: Pivot, tuned: Tuned, without: dict) -> None:
-    assert (
-        follow(tune_back(task_of(pivot, **without), pivot, tuned, sides_of(pivot), load_builtin()), lambda step: None)
-        is tuned
-    )
+    left = tune_back(task_of(pivot, **without), pivot, tuned, sides_of(pivot), lambda: (), load_builtin())
+    assert follow(left, lambda step: None) is tuned

@@ -23,7 +23,7 @@ from headlift.config import (
 )
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
-from headlift.eg3d.own_planes import BACK, PHOTO, own_planes
+from headlift.eg3d.own_planes import OWN, own_planes
 from headlift.errors import ConfigError
 from headlift.invert.camera_refine import moved_camera
 from headlift.invert.hfgi3d import orbit_cameras, pseudo_views, soft_mask
@@ -101,7 +101,7 @@ def test_a_method_resumes_to_the_same_bits_and_can_be_stopped(method: Method) ->
     assert [s.stage for s in steps] == [stage for stage in STAGES[method] for _ in range(3)]
     assert [s.losses for s in whole.history] == [s.losses for s in steps]
     tuned = {name for name, plane in own_planes(whole.generator).items() if plane.any()}
-    assert tuned == ({PHOTO, BACK} if method == "best" else set())
+    assert tuned == (set(OWN) if method == "best" else set())
     for state in (s for s in states if s.step == 2):
         resumed, rest = run(generator, photos, config, resume=state)
         assert same(whole, resumed), state.stage
