@@ -98,7 +98,7 @@ def progress(job: Job, left: float | None) -> str:
         words = {
             "latent": "Searching for the head",
             "tuning": "Tuning the generator to the photo",
-            "back": "Tuning the back of the head",
+            "back": "Tuning sides and back",
         }
         line = f"{words.get(step.stage, step.stage.capitalize())}: step {step.index} of {step.total}"
         share = step.index / max(1, step.total)

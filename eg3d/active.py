@@ -29,7 +29,7 @@ BLOCK = 2**13
 
 
 @dataclass
-class Look:
+class FirstLook:
     """What the first look along a camera's rays found. Renders that are handed one go by it once it is filled: while a
     head is tuned, where its surface lies changes little from one step to the next."""
 
@@ -50,7 +50,7 @@ def march_active(
     end: float | Float[Tensor, "n m"],
     jitter: Jitter,
     cut: float,
-    look: Look | None = None,
+    look: FirstLook | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Features [n f m], depth, alpha, nearest and farthest sample [n m] of rays through one head: what
     `Generator._march` gives.

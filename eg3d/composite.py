@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from headlift.eg3d.active import Look
+from headlift.eg3d.active import FirstLook
 from headlift.eg3d.decoder import Decoder
 from headlift.eg3d.generator import Generator, VolumeOutput
 from headlift.eg3d.rays import Jitter
@@ -153,7 +153,7 @@ class CompositeGenerator(Generator):
         depth_samples: int | None = None,
         importance_samples: int | None = None,
         cut: float = 0.0,
-        look: Look | None = None,
+        look: FirstLook | None = None,
     ) -> VolumeOutput:
         """As `Generator.volume`, of both volumes."""
         whole = super().volume(planes, camera, neural_resolution, jitter, depth_samples, importance_samples, cut, look)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headlift.eg3d import rays
-from headlift.eg3d.active import Look, march_active
+from headlift.eg3d.active import FirstLook, march_active
 from headlift.eg3d.backbone import Backbone
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.decoder import Decoder
@@ -124,7 +124,7 @@ class Generator(nn.Module):
         importance_samples: int | None = None,
         noise_mode: NoiseMode | None = None,
         cut: float = 0.0,
-        look: Look | None = None,
+        look: FirstLook | None = None,
     ) -> RenderOutput:
         """Pictures of heads from n cameras. One head (b = 1) can be seen by any number of cameras at once.
 
@@ -153,7 +153,7 @@ class Generator(nn.Module):
         depth_samples: int | None = None,
         importance_samples: int | None = None,
         cut: float = 0.0,
-        look: Look | None = None,
+        look: FirstLook | None = None,
     ) -> VolumeOutput:
         """What the volume shows before super-resolution; arguments as in `render`."""
         spec = self.spec.render

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headlift.config import InversionConfig, TuningConfig
-from headlift.eg3d.active import CUT, Look
+from headlift.eg3d.active import CUT, FirstLook
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.eg3d.own_planes import OWN, PHOTO
 from headlift.invert.latent import Pivot, code_statistics, pivot_tensors
@@ -136,7 +136,7 @@ def tune(
         parameter.requires_grad_()
     rate = options.lr * (calibrated_gain(base) if options.lr_gain is None else options.lr_gain)
     optimiser = AdamAndMuon(groups(parameters, options))
-    done, looks = 0, [Look() for _ in pivot.cameras]
+    done, looks = 0, [FirstLook() for _ in pivot.cameras]
     if resume:
         done, looks = resume.step, looks_before(resume.tensors, len(looks), ws.device)
         with torch.no_grad():
@@ -163,7 +163,7 @@ def tune(
         losses: dict[str, Tensor] = {}
         if done % photo_every == 0:
             if done % LOOK_EVERY == 0:
-                looks = [Look() for _ in looks]
+                looks = [FirstLook() for _ in looks]
             outputs = tuple(
                 generator.render(planes, ws, camera, cut=CUT, look=first)
                 for camera, first in zip(pivot.cameras, looks, strict=True)
@@ -197,19 +197,19 @@ def tune(
     return Tuned(generator.eval().requires_grad_(False), tuple(steps), reason, stopped)
 
 
-def look_tensors(looks: Sequence[Look]) -> dict[str, Tensor]:
+def look_tensors(looks: Sequence[FirstLook]) -> dict[str, Tensor]:
     """First looks for the states; `looks_before` reads them."""
     each = {f"look{k}.{name}": getattr(look, name) for k, look in enumerate(looks) for name in LOOK}
     return {name: value for name, value in each.items() if value is not None}
 
 
-def looks_before(tensors: Mapping[str, Tensor], count: int, device: torch.device) -> list[Look]:
+def looks_before(tensors: Mapping[str, Tensor], count: int, device: torch.device) -> list[FirstLook]:
     """The first looks that a state holds, empty where it holds none."""
 
     def found(name: str) -> Tensor | None:
         return tensors[name].to(device) if name in tensors else None
 
-    return [Look(*(found(f"look{k}.{name}") for name in LOOK)) for k in range(count)]
+    return [FirstLook(*(found(f"look{k}.{name}") for name in LOOK)) for k in range(count)]
 
 
 class Locality:

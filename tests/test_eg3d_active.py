@@ -9,7 +9,7 @@ import torch
 from small_networks import SPEC, random_generator, solid_generator
 from torch.nn import functional as F
 
-from headlift.eg3d.active import CUT, Look, matters
+from headlift.eg3d.active import CUT, FirstLook, matters
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.composite import OuterSpec, compose
 from headlift.eg3d.generator import Generator
@@ -81,7 +81,7 @@ def test_a_second_volume_is_seen_too() -> None:
 
 def test_a_first_look_serves_a_head_that_hardly_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     generator, _ = load_generator("embedded")
-    camera, look = orbit(0.2, 0.05), Look()
+    camera, look = orbit(0.2, 0.05), FirstLook()
     random = torch.Generator().manual_seed(4)
     planes = generator.planes(generator.mapping(torch.randn(1, generator.spec.mapping.z_dim, generator=random)))
     moved = (planes + 0.01 * torch.randn(planes.shape, generator=random)).detach().requires_grad_()

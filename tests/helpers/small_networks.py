@@ -62,7 +62,9 @@ def picture(generator: Generator) -> torch.Tensor:
         ).image
 
 
-def solid_generator(white: bool = True, noise: bool = False, neural_resolution: int = 12) -> Generator:
+def solid_generator(
+    white: bool = True, noise: bool = False, neural_resolution: int = 12, importance_samples: int = 0
+) -> Generator:
     """A random generator with something solid in its middle."""
     torch.manual_seed(0)
     spec = GeneratorSpec(
@@ -70,7 +72,11 @@ def solid_generator(white: bool = True, noise: bool = False, neural_resolution: 
         backbone=BackboneSpec(resolution=8, channels=(12, 12)),
         decoder=DecoderSpec(hidden=8, features=4),
         render=RenderSpec(
-            ray_start="auto", ray_end="auto", depth_samples=8, importance_samples=0, white_background=white
+            ray_start="auto",
+            ray_end="auto",
+            depth_samples=8,
+            importance_samples=importance_samples,
+            white_background=white,
         ),
         superres=SuperresSpec(kind="2X", input_resolution=16, channels=(4, 4)),
         plane_channels=4,
