@@ -82,7 +82,8 @@ def test_sides_and_back_become_what_the_guard_wants_and_the_photos_view_no_worse
     backed = follow(tune_back(task, pivot, tuned, sides_of(pivot), lambda: around, load_builtin()), seen.append)
     assert [(step.stage, step.index, step.total) for step in seen] == [("back", i, 8) for i in range(1, 9)]
     assert backed.reason == "all 9 tuning steps were done, and 8 for sides and back"
-    # The photo's own view, from the side and from behind: as far as the untuned head was seen solid.
+    assert float((raw(tuned.generator, pivot) - raw(pivot.generator, pivot)).square().mean()) > 0.01
+    # The middle of the photo's own view, of one from beside and of one from behind.
     (behind,) = sides_of(pivot)().views((BEHIND,))
     photo = resize(task.views[0].target.image, 64)
     for camera, wanted, share in ((FRONT, photo, 1.05), (BESIDE, around[0].colour, 0.9), (BEHIND, behind.colour, 0.5)):
