@@ -33,10 +33,8 @@ class FirstLook:
     """What the first look along a camera's rays found. Renders that are handed one go by it once it is filled: while a
     head is tuned, where its surface lies changes little from one step to the next."""
 
-    depths: Float[Tensor, "n m s"] | None = None
-    """Where the samples lie, sorted distances along the ray."""
-    sigma: Float[Tensor, "n m s"] | None = None
-    """Their density, before any activation."""
+    found: tuple[Float[Tensor, "n m s"], Float[Tensor, "n m s"]] | None = None
+    """Where the samples lie (sorted distances along the ray), and their density before any activation."""
 
 
 def march_active(
@@ -83,12 +81,12 @@ def march_active(
         depths, order = torch.cat([depths, fine], dim=-1).sort(dim=-1)
         return depths, torch.cat([sigma, density(fine)], dim=-1).gather(-1, order)
 
-    if look is None or look.depths is None or look.sigma is None:
-        depths, sigma = first_look()
-        if look is not None:
-            look.depths, look.sigma = depths.detach(), sigma
+    if look and look.found:
+        depths, sigma = look.found
     else:
-        depths, sigma = look.depths, look.sigma
+        depths, sigma = first_look()
+        if look:
+            look.found = depths.detach(), sigma
     with torch.no_grad():
         chosen = matters(depths, sigma, cut, spec).flatten().nonzero()[:, 0]
     rays = chosen // depths.shape[-1]

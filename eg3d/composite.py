@@ -21,7 +21,7 @@ from headlift.eg3d.active import FirstLook
 from headlift.eg3d.decoder import Decoder
 from headlift.eg3d.generator import Generator, VolumeOutput
 from headlift.eg3d.rays import Jitter
-from headlift.eg3d.spec import DecoderSpec, DensityClamp, GeneratorSpec, NoiseMode
+from headlift.eg3d.spec import DecoderSpec, DensityClamp, GeneratorSpec
 from headlift.errors import CheckpointError
 from headlift.values import Camera
 
@@ -126,15 +126,9 @@ class CompositeGenerator(Generator):
         self.decoder = CompositeDecoder(spec.plane_channels, spec.decoder, spec.render.clamp_mode, outer)
         self.outer_planes = nn.Parameter(torch.zeros(3, outer.channels, outer.resolution, outer.resolution))
 
-    def planes(
-        self,
-        ws: Float[Tensor, "n k w"],
-        noise_mode: NoiseMode = "const",
-        generator: torch.Generator | None = None,
-        fused: bool | None = None,
-    ) -> Float[Tensor, "n j c p p"]:
+    def completed(self, image: Float[Tensor, "n i p p"]) -> Float[Tensor, "n j c p p"]:
         """Those of the generator, with the second volume's behind them, whatever the code."""
-        own = super().planes(ws, noise_mode, generator, fused)
+        own = super().completed(image)
         beside: Tensor = self.outer_planes
         if beside.shape[-1] != own.shape[-1]:
             beside = F.interpolate(beside, size=own.shape[-2:], mode="bilinear", align_corners=False)

@@ -103,7 +103,10 @@ class Generator(nn.Module):
 
         `generator` draws the noise of mode "random".
         """
-        image: Tensor = self.backbone.synthesis(ws, noise_mode, generator, fused)
+        return self.completed(self.backbone.synthesis(ws, noise_mode, generator, fused))
+
+    def completed(self, image: Float[Tensor, "n i p p"]) -> Float[Tensor, "n j c p p"]:
+        """The feature planes that the backbone's picture is, with all that is the same whatever the code."""
         planes = image.reshape(len(image), 3, self.spec.plane_channels, *image.shape[2:])
         if self.spec.photo_plane:
             planes = torch.cat([planes[:, :1] + self.photo_plane.to(planes), planes[:, 1:]], dim=1)

@@ -210,7 +210,7 @@ class GeneratorSpec:
     photo_plane: bool = False
     """A plane of its own is added to the one of x and y, whatever the code (`eg3d.own_planes`)."""
     side_planes: bool = False
-    """Two more are added to the other two."""
+    """Two more are added to the other two planes, whatever the code."""
     back_plane: bool = False
     """A fourth plane, xy once more, is added to the others at the back (`eg3d.triplane`), whatever the code."""
     image_resolution: int = 512

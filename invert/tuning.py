@@ -40,7 +40,7 @@ SMALL_GAIN = 20.0
 LOOK_EVERY = 4
 """Steps that go by one first look along the photos' rays (`eg3d/active.py`)."""
 LOOK = ("depths", "sigma")
-"""What of a look states keep."""
+"""What a look's tensors are called in states."""
 CONSTANT = ".const"
 """How the name of the backbone's learned constant ends."""
 
@@ -136,6 +136,8 @@ def tune(
         parameter.requires_grad_()
     rate = options.lr * (calibrated_gain(base) if options.lr_gain is None else options.lr_gain)
     optimiser = AdamAndMuon(groups(parameters, options))
+    # Where the backbone does not move, its picture is drawn once.
+    drawn = None if any(name.startswith("backbone.") for name in parameters) else generator.backbone.synthesis(ws)
     done, looks = 0, [FirstLook() for _ in pivot.cameras]
     if resume:
         done, looks = resume.step, looks_before(resume.tensors, len(looks), ws.device)
@@ -158,7 +160,7 @@ def tune(
         if task.should_stop():
             reason, stopped = f"stopped on request after {done} tuning steps", True
             break
-        planes = generator.planes(ws)
+        planes = generator.planes(ws) if drawn is None else generator.completed(drawn)
         outputs: tuple[RenderOutput, ...] = ()
         losses: dict[str, Tensor] = {}
         if done % photo_every == 0:
@@ -199,17 +201,25 @@ def tune(
 
 def look_tensors(looks: Sequence[FirstLook]) -> dict[str, Tensor]:
     """First looks for the states; `looks_before` reads them."""
-    each = {f"look{k}.{name}": getattr(look, name) for k, look in enumerate(looks) for name in LOOK}
-    return {name: value for name, value in each.items() if value is not None}
+    return {
+        f"look{k}.{name}": value
+        for k, look in enumerate(looks)
+        if look.found
+        for name, value in zip(LOOK, look.found, strict=True)
+    }
 
 
 def looks_before(tensors: Mapping[str, Tensor], count: int, device: torch.device) -> list[FirstLook]:
     """The first looks that a state holds, empty where it holds none."""
 
-    def found(name: str) -> Tensor | None:
-        return tensors[name].to(device) if name in tensors else None
+    def look(k: int) -> FirstLook:
+        names = [f"look{k}.{name}" for name in LOOK]
+        if names[0] not in tensors:
+            return FirstLook()
+        depths, sigma = (tensors[name].to(device) for name in names)
+        return FirstLook((depths, sigma))
 
-    return [FirstLook(*(found(f"look{k}.{name}") for name in LOOK)) for k in range(count)]
+    return [look(k) for k in range(count)]
 
 
 class Locality:
