@@ -124,6 +124,8 @@ class TuningConfig:
     """`best` adds a plane for the photo, a number a texel; factor on the rate at which it learns, 0 for none."""
     muon: float = 0.0
     """The kernels of convolutions take Muon's steps, so many times as large as Adam's; 0 for Adam's."""
+    backbone_every: int = 1
+    """The backbone draws its planes and moves once in so many steps, by the mean of what they ask of it."""
     rampdown: float = 0.0
     """Share of the steps over which the rate falls along a cosine; 0 for a constant rate, as published."""
     mse: float = 1.0
@@ -569,7 +571,8 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
         tuning = replace(tuning, steps=75)
         if method == "best":
             latent = replace(latent, steps=14, candidates=8)
-            tuning = replace(tuning, steps=45, lr=6e-4, rampdown=0.25, photo_gain=20.0, back_steps=24)
+            tuning = replace(tuning, steps=50, lr=6e-4, rampdown=0.25, photo_gain=20.0, back_steps=24)
+            tuning = replace(tuning, backbone_every=2)
         mesh, video = replace(base.mesh, resolution=192), replace(base.video, frames=60)
     elif name == "standard":
         mesh, video = base.mesh, base.video

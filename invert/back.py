@@ -29,9 +29,9 @@ from headlift.eg3d.rays import box_limits, pixel_rays
 from headlift.eg3d.triplane import FADE
 from headlift.invert.latent import Pivot
 from headlift.invert.perceptual import Distance
-from headlift.invert.sides import GUARD, HUE, Sides, SideView, back_cameras, guard_losses
+from headlift.invert.sides import GUARD, ClearRays, Sides, SideView, back_cameras, guard_losses
 from headlift.invert.task import Moment, Task, Terms
-from headlift.invert.tuning import Tuned, tunable, tune
+from headlift.invert.tuning import Tuned, tunable, tune, tuning_rng
 from headlift.values import Camera, Step
 
 STAGE = "back"
@@ -41,8 +41,6 @@ RATE = 0.2
 """Adam's learning rate."""
 RAMPDOWN = 0.4
 """Share of the steps over which it falls."""
-SIDE = 48
-"""Side of what the volume shows of a view, pixels: what is wanted there is smooth."""
 PHOTO_EVERY, WEIGHT = 2, 1 / 3
 """The photo is looked at once in so many steps, and what each step's view counts beside it."""
 WEIGHTS = {name: WEIGHT * value for name, value in (GUARD | {"side_colour": 1.0}).items()}
@@ -78,13 +76,14 @@ def tune_back(
         planes[BACK].requires_grad_().register_hook(lambda gradient: gradient * free)
         return planes
 
-    behind = sides().views(back_cameras(pivot.ws.device))
+    views = in_turns(sides().views(back_cameras(pivot.ws.device)), around())
+    rng = tuning_rng(task)
     backed = yield from tune(
         task,
         replace(pivot, generator=generator),
         distance,
-        torch.Generator(),
-        back_terms(in_turns(behind, around())),
+        rng,
+        back_terms(views, ClearRays.of(views, generator.spec.render.box_warp), task.config.tuning.carving, rng),
         replace(task.config.tuning, steps=steps, lr=RATE, lr_gain=1.0, rampdown=RAMPDOWN, stop=0.0, locality=0.0),
         STAGE,
         tuned.history,
@@ -136,13 +135,16 @@ def in_turns(first: Sequence[SideView], second: Sequence[SideView]) -> list[Side
     return [view for pair in zip_longest(first, second) for view in pair if view is not None]
 
 
-def back_terms(views: Sequence[SideView]) -> Terms:
-    """One view after the other."""
+def back_terms(views: Sequence[SideView], missed: ClearRays | None, carving: float, rng: torch.Generator) -> Terms:
+    """One view after the other, and in every step empty space, weighted by `carving`, along rays of theirs that miss
+    the head."""
 
     def terms(moment: Moment) -> dict[str, Tensor]:
-        found = guard_losses(
-            moment.generator, moment.planes, moment.ws, views[moment.done % len(views)], True, SIDE, HUE
-        )
-        return {name: WEIGHTS[name] * value for name, value in found.items()}
+        view = views[moment.done % len(views)]
+        found = guard_losses(moment.generator, moment.planes, moment.ws, view, True)
+        losses = {name: WEIGHTS[name] * value for name, value in found.items()}
+        if missed and carving:
+            losses["carving"] = carving * missed.empty_error(moment.generator, moment.planes, rng)
+        return losses
 
     return terms

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from headlift.eg3d.active import CUT
 from headlift.eg3d.own_planes import PHOTO, with_own_planes
-from headlift.eg3d.training.losses import empty_loss
 from headlift.invert.back import tune_back, tuned_before
 from headlift.invert.conclude import conclude
 from headlift.invert.latent import Pivot, find_latent
@@ -26,7 +25,6 @@ from headlift.invert.result import Inversion
 from headlift.invert.side_net import guess_view
 from headlift.invert.sides import (
     GUARD,
-    HUE,
     SEARCH_YAWS,
     ClearRays,
     Sides,
@@ -35,7 +33,7 @@ from headlift.invert.sides import (
     guard_cameras,
     guard_losses,
 )
-from headlift.invert.surface import POINTS, at_side, carving_error
+from headlift.invert.surface import at_side, carving_error
 from headlift.invert.task import Moment, Task, Terms, no_terms
 from headlift.invert.tuning import tune, tuning_rng
 from headlift.values import Step
@@ -112,12 +110,11 @@ def guard(task: Task, pivot: Pivot, around: Callable[[], Sequence[SideView]], rn
         if surface and options.carving:
             empty = carving_error(moment.generator, moment.planes, camera, surface, rng)
             if missed:
-                places = missed.points(POINTS, rng)
-                empty = empty + empty_loss(moment.generator.query(moment.planes, places)[0])
+                empty = empty + missed.empty_error(moment.generator, moment.planes, rng)
             losses["carving"] = options.carving * empty
         if views and moment.done % options.geometry_every == 0:
             view = views[(moment.done // options.geometry_every) % len(views)]
-            found = guard_losses(moment.generator, moment.planes, moment.ws, view, options.side_colour > 0, hue=HUE)
+            found = guard_losses(moment.generator, moment.planes, moment.ws, view, options.side_colour > 0)
             for name, value in found.items():
                 losses[name] = (
                     options.side_colour if name == "side_colour" else options.geometry * GUARD[name]

@@ -25,12 +25,13 @@ from headlift.eg3d.active import CUT
 from headlift.eg3d.camera import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit
 from headlift.eg3d.generator import Generator, VolumeOutput
 from headlift.eg3d.rays import box_limits, pixel_rays
+from headlift.eg3d.training.losses import empty_loss
 from headlift.invert.losses import colour_error, depth_error, resize, resize_weighted, squared_error
 from headlift.invert.result import Target
 from headlift.invert.seams import Seam, carried_on, joined, seam_of
 from headlift.invert.sheet import Sheet, carry, erode, lay_out
 from headlift.invert.side_net import guess_view
-from headlift.invert.surface import CONTOUR, Surface
+from headlift.invert.surface import CONTOUR, POINTS, Surface
 from headlift.invert.tones import Tones, tone_samples, transfer_tones
 from headlift.invert.warp import steps, surface_points
 from headlift.values import Camera, RenderOutput
@@ -51,6 +52,8 @@ TONED_SHARE = 0.5
 """How much of the colours that the network tells comes from transferred tones."""
 GUESSED_WEIGHT, TONED_WEIGHT = 0.8, 0.3
 """How much what the network tells, and transferred tones, count beside the photo's own pixels."""
+RESOLUTION = 0.75
+"""Side views are rendered at this share of the generator's own resolution: most of what is wanted there is smooth."""
 BEHIND = 0.05
 """So far behind the pivot's surface the photo is hidden, world units."""
 CLEAR = 0.05
@@ -120,7 +123,8 @@ class Sides:
         return tuple((look if self._seam is None else look.continued(self._seam)).joined() for look in looks)
 
     def _untuned(self, camera: Camera) -> VolumeOutput:
-        return self._generator.volume(self._planes, camera)
+        spec = self._generator.spec
+        return self._generator.volume(self._planes, camera, math.ceil(RESOLUTION * spec.neural_resolution))
 
     def _look(self, camera: Camera) -> Look:
         return look(self._untuned(camera), camera, self._tell, self._sheet, self._side)
@@ -219,6 +223,12 @@ class ClearRays:
         far = self.start[chosen] + share * (self.end - self.start)[chosen]
         return (self.origins[chosen] + far[:, None] * self.directions[chosen])[None]
 
+    def empty_error(
+        self, generator: Generator, planes: Float[Tensor, "1 j c p p"], rng: torch.Generator
+    ) -> Float[Tensor, ""]:
+        """How dense space is at `POINTS` places on them."""
+        return empty_loss(generator.query(planes, self.points(POINTS, rng))[0])
+
 
 Told = tuple[Float[Tensor, "1 3 r r"], Float[Tensor, "1 1 r r"], Float[Tensor, "1 1 r r"]]
 """A view without the photo: colours, opacity, and how much the colours count."""
@@ -305,28 +315,21 @@ def guard_losses(
     ws: Float[Tensor, "1 l w"],
     view: SideView,
     colour: bool,
-    side: int | None = None,
-    hue: float = 0.0,
 ) -> dict[str, Float[Tensor, ""]]:
-    """How far a side view has gone from what it must keep: depth where it was solid, opacity everywhere, colours.
-
-    With a `side` the volume is rendered with so many pixels along each side, not with as many as the view has. Errors
-    of hue count `hue` times more than those of brightness (`colour_error`).
-    """
-    side = side or view.colour.shape[-1]
+    """How far a side view has gone from what it must keep: depth where it was solid, opacity everywhere, colours."""
+    side = view.colour.shape[-1]
     solid = view.alpha if view.solid is None else view.solid
     output: VolumeOutput | RenderOutput
     losses = {}
     if colour:
         output = generator.render(planes, ws, view.camera, side, cut=CUT)
-        wanted, trust = resize(view.colour, side), resize(view.trust, side)
-        colours = colour_error(output.raw, wanted, trust, hue)
+        colours = colour_error(output.raw, view.colour, view.trust, HUE)
         if view.carried is not None:
             colours = colours + squared_error(output.image, view.carried, view.seen)
-        losses["side_colour"] = colours + colour_error(resize(output.image, side), wanted, trust, hue)
+        losses["side_colour"] = colours + colour_error(resize(output.image, side), view.colour, view.trust, HUE)
     else:
         output = generator.volume(planes, view.camera, side, cut=CUT)
     return losses | {
-        "side_depth": depth_error(output.depth, resize(view.depth, side), resize(solid, side)),
-        "side_alpha": squared_error(output.alpha, resize(view.alpha, side)),
+        "side_depth": depth_error(output.depth, view.depth, solid),
+        "side_alpha": squared_error(output.alpha, view.alpha),
     }

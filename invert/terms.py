@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -31,10 +33,16 @@ def volume_terms(
     return terms
 
 
-def descend(optimiser: AdamAndMuon, losses: dict[str, Tensor]) -> dict[str, float]:
-    """One step down the sum of the losses; returns their values before it, with their `total`."""
+def descend(
+    optimiser: AdamAndMuon, losses: dict[str, Tensor], finish: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """One step down the sum of the losses; returns their values before it, with their `total`.
+
+    `finish` is called with the gradients there, before anything moves.
+    """
     total = torch.stack([value.reshape(()) for value in losses.values()]).sum()
     optimiser.zero_grad()
     total.backward()
+    finish()
     optimiser.step()
     return {name: float(value.detach()) for name, value in losses.items()} | {"total": float(total.detach())}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from headlift.config import InversionConfig, TuningConfig
 from headlift.eg3d.active import CUT, FirstLook
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.eg3d.own_planes import OWN, PHOTO
+from headlift.invert.gathering import GatheringBackbone
 from headlift.invert.latent import Pivot, code_statistics, pivot_tensors
 from headlift.invert.losses import learning_rate_ramp, squared_error
 from headlift.invert.optimiser import AdamAndMuon, Group
@@ -136,8 +138,7 @@ def tune(
         parameter.requires_grad_()
     rate = options.lr * (calibrated_gain(base) if options.lr_gain is None else options.lr_gain)
     optimiser = AdamAndMuon(groups(parameters, options))
-    # Where the backbone does not move, its picture is drawn once.
-    drawn = None if any(name.startswith("backbone.") for name in parameters) else generator.backbone.synthesis(ws)
+    backbone = GatheringBackbone(generator, ws, options.backbone_every)
     done, looks = 0, [FirstLook() for _ in pivot.cameras]
     if resume:
         done, looks = resume.step, looks_before(resume.tensors, len(looks), ws.device)
@@ -145,6 +146,7 @@ def tune(
             for name, parameter in parameters.items():
                 parameter.copy_(resume.tensors[f"weight.{name}"])
         optimiser.restore(resume.tensors)
+        backbone.restore(resume.tensors)
         rng.set_state(resume.tensors["rng"])
     stop = calibrated_stop(distance.kind, options.stop)
     prepared = [distance.prepare(view.target.image) for view in task.views]
@@ -153,14 +155,15 @@ def tune(
     def state() -> InversionState:
         tensors = pivot_tensors(pivot) | {"rng": rng.get_state()} | dict(carried or {})
         tensors |= {f"weight.{name}": p.detach().clone() for name, p in parameters.items()}
-        return InversionState(stage, done, tensors | look_tensors(looks) | optimiser.tensors(), tuple(steps))
+        tensors |= look_tensors(looks) | backbone.tensors() | optimiser.tensors()
+        return InversionState(stage, done, tensors, tuple(steps))
 
     reason, stopped = f"all {options.steps} tuning steps were done", False
     while done < options.steps:
         if task.should_stop():
             reason, stopped = f"stopped on request after {done} tuning steps", True
             break
-        planes = generator.planes(ws) if drawn is None else generator.completed(drawn)
+        planes = backbone.planes()
         outputs: tuple[RenderOutput, ...] = ()
         losses: dict[str, Tensor] = {}
         if done % photo_every == 0:
@@ -188,7 +191,8 @@ def tune(
             losses["locality"] = options.locality * locality(generator, rng)
         for group in optimiser.groups:
             group.rate = group.gain * rate * learning_rate_ramp(done / options.steps, 0.0, options.rampdown)
-        numbers = descend(optimiser, losses)
+        last = done + 1 == options.steps
+        numbers = descend(optimiser, losses, partial(backbone.go_back, done, last))
         done += 1
         step = Step(stage, done, options.steps, numbers)
         steps.append(step)

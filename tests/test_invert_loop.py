@@ -85,11 +85,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(noise: bool) -> 
     assert not same(first, other)
 
 
-@pytest.mark.parametrize("split", [1.0, 0.5])
-def test_a_resumed_run_equals_an_uninterrupted_one(split: float) -> None:
+@pytest.mark.parametrize(("split", "backbone_every"), [(1.0, 1), (0.5, 2)])
+def test_a_resumed_run_equals_an_uninterrupted_one(split: float, backbone_every: int) -> None:
     generator = solid_generator(noise=True, importance_samples=4)  # what a first look finds shows in the bits
     crop = shown(generator)
-    tuning = replace(SHORT.tuning, const_gain=3.0, muon=0.5)
+    tuning = replace(SHORT.tuning, const_gain=3.0, muon=0.5, backbone_every=backbone_every)
     config = replace(SHORT, latent=replace(SHORT.latent, split=split), tuning=tuning)
     states: list[InversionState] = []
     whole, _ = run(generator, crop, config, on_state=states.append)
