@@ -13,6 +13,9 @@ from headlift.export.color import linear_to_srgb, srgb_to_linear
 from headlift.export.mesh import Mesh
 from headlift.values import Camera, RenderOutput
 
+_TESTED = 2**17
+"""Pixels that are tested at once."""
+
 
 @dataclass(frozen=True)
 class Raster:
@@ -90,20 +93,27 @@ def covered(
     for reach in np.unique(np.ceil(np.log2(np.maximum(extent[shown], 1))).astype(int)):
         box = 2**reach
         group = np.flatnonzero(shown & (extent > (box // 2 if reach else 0)) & (extent <= box))
-        chunk = max(1, 2**21 // (box * box))
-        dy, dx = np.divmod(np.arange(box * box), box)
+        chunk = max(1, _TESTED // (box * box))
+        dy, dx = (steps.astype(np.float64) for steps in np.divmod(np.arange(box * box), box))
         for start in range(0, len(group), chunk):
             part = group[start : start + chunk]
-            a, b, c = (corners[part, i][:, None, :] for i in range(3))
-            p = low[part][:, None, :] + np.stack([dx, dy], axis=-1)[None]
-            area = _cross(b - a, c - a)
+            a, b, c = (corners[part, i] - low[part] for i in range(3))
+            # A weight is a linear function of the pixel; what it is at the box's first pixel, and how it grows.
             with np.errstate(divide="ignore", invalid="ignore"):
-                wa, wb = _cross(b - p, c - p) / area, _cross(c - p, a - p) / area
-            wc = 1 - wa - wb
-            inside = (wa >= -1e-9) & (wb >= -1e-9) & (wc >= -1e-9) & (p <= high[part][:, None, :]).all(axis=-1)
+                area = _cross(b - a, c - a)
+                wa, wb = (
+                    (_cross(u, v) / area)[:, None]
+                    + ((u - v)[:, 1] / area)[:, None] * dx
+                    + ((v - u)[:, 0] / area)[:, None] * dy
+                    for u, v in ((b, c), (c, a))
+                )
+                wc = 1 - wa - wb
+            reaches = (high - low)[part]
+            inside = (np.minimum(np.minimum(wa, wb), wc) >= -1e-9) & (dx <= reaches[:, :1]) & (dy <= reaches[:, 1:])
             f, o = np.nonzero(inside)
             weights = np.stack([wa[f, o], wb[f, o], wc[f, o]], axis=-1)
-            yield p[f, o, 1] * size + p[f, o, 0], part[f], weights
+            row, column = np.divmod(o, box)
+            yield (low[part[f], 1] + row) * size + low[part[f], 0] + column, part[f], weights
 
 
 def drawn(mesh: Mesh, camera: Camera, size: int, background: float = 1.0) -> Float[np.ndarray, "s s 3"]:

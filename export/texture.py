@@ -28,6 +28,8 @@ from headlift.values import Camera, RenderOutput
 SIZES = (256, 4096)
 _PADDING = 4
 """Texels between charts."""
+_BLOCK = 320
+"""Triangles that are cut into charts together: time grows faster than their number, and cores share blocks."""
 _PORTION = 2**19
 """Texels that are coloured at a time."""
 _FADING = 0.08
@@ -75,14 +77,38 @@ def unwrap(mesh: Mesh, size: int) -> Texture:
     """Charts of a mesh on one square, with a black picture of one pixel (xatlas, after Sander et al. 2003)."""
     import xatlas
 
-    atlas = xatlas.Atlas()
-    atlas.add_mesh(mesh.vertices, mesh.faces.astype(np.uint32), mesh.normals)
+    atlas, blocks = xatlas.Atlas(), _blocks(mesh)
+    used = []
+    for block in blocks:
+        vertices, faces = np.unique(mesh.faces[block], return_inverse=True)
+        used.append(vertices)
+        atlas.add_mesh(mesh.vertices[vertices], faces.reshape(-1, 3).astype(np.uint32), mesh.normals[vertices])
     packing = xatlas.PackOptions()
     packing.resolution, packing.padding, packing.blockAlign = size, _PADDING, True
     atlas.generate(xatlas.ChartOptions(), packing)
-    source, faces, uv = atlas[0]
+    sources, uvs, corners, count = [], [], np.empty_like(mesh.faces, dtype=np.int32), 0
+    for index, block in enumerate(blocks):
+        source, faces, uv = atlas[index]
+        sources.append(used[index][source])
+        uvs.append(uv)
+        corners[block] = faces + count
+        count += len(uv)
     blank = np.zeros((1, 1, 3), dtype=np.uint8)
-    return Texture(uv.astype(np.float32), source.astype(np.int32), faces.astype(np.int32), blank)
+    return Texture(np.concatenate(uvs).astype(np.float32), np.concatenate(sources).astype(np.int32), corners, blank)
+
+
+def _blocks(mesh: Mesh) -> list[Int[np.ndarray, " _"]]:
+    """The triangles in blocks of at most `_BLOCK` that lie side by side, halved across their longest side."""
+    centres = mesh.vertices[mesh.faces].mean(axis=1)
+
+    def halved(part: Int[np.ndarray, " _"]) -> list[Int[np.ndarray, " _"]]:
+        if len(part) <= _BLOCK:
+            return [part]
+        axis = np.ptp(centres[part], axis=0).argmax()
+        order = part[np.argsort(centres[part, axis], kind="stable")]
+        return [block for half in np.array_split(order, 2) for block in halved(half)]
+
+    return halved(np.arange(len(mesh.faces)))
 
 
 def bake(
