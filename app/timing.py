@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from headlift.config import ReconstructConfig
 from headlift.values import Step
 
 PROBE_STEPS = 4
-"""Steps of each stage that a measurement takes; the first is not counted, it does what later ones need not. Of the
-others as many look at a side view as of all steps of `best`."""
+"""Steps of each stage that a measurement takes; the first, which prepares the stage, is counted apart. Of the others as
+many look at a side view as of all steps of `best`."""
 RECENT = 30
 """Steps from which the pace of a running stage is taken."""
 
@@ -27,10 +27,16 @@ class Pace:
     """One step, by stage."""
     after: float
     """From the last step to the head's mesh."""
+    more: Mapping[str, float] = field(default_factory=dict)
+    """What the first step of each stage but the first one takes more than its others."""
 
     def total(self, config: ReconstructConfig) -> float:
         """Seconds of a whole run."""
-        return self.before + self.after + sum(count * self.step.get(s, 0.0) for s, count in stages(config).items())
+        return self.before + self.after + sum(self.stage(name, count) for name, count in stages(config).items())
+
+    def stage(self, name: str, count: int) -> float:
+        """Seconds of a stage of so many steps; 0 for one that was not measured."""
+        return count * self.step.get(name, 0.0) + self.more.get(name, 0.0)
 
 
 def stages(config: ReconstructConfig) -> dict[str, int]:
@@ -82,11 +88,16 @@ def pace_of(began: float, stamps: Sequence[tuple[str, float]], ended: float) -> 
     if not stamps:
         return Pace(ended - began, {}, 0.0)
     steps: dict[str, float] = {}
+    more: dict[str, float] = {}
+    before = None
     for stage in dict.fromkeys(name for name, _ in stamps):
         times = [at for name, at in stamps if name == stage]
         if len(times) > 1:
             steps[stage] = (times[-1] - times[0]) / (len(times) - 1)
-    return Pace(stamps[0][1] - began, steps, ended - stamps[-1][1])
+            if before is not None:
+                more[stage] = max(0.0, times[0] - before - steps[stage])
+        before = times[-1]
+    return Pace(stamps[0][1] - began, steps, ended - stamps[-1][1], more)
 
 
 def time_left(
@@ -110,7 +121,7 @@ def time_left(
     slower = each / known if known else 1.0
     later = list(plan)[list(plan).index(stage) + 1 :] if stage in plan else []
     for name in later:
-        left += plan[name] * (pace.step.get(name, each) * slower if pace else each)
+        left += pace.stage(name, plan[name]) * slower if pace and name in pace.step else plan[name] * each
     return left + (pace.after * slower if pace else 0.0)
 
 

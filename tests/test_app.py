@@ -242,25 +242,25 @@ def test_pace_by_hand() -> None:
     """Loading 5 s, then latent steps 2 s apart, tuning steps 3 s apart, 4 s for the mesh."""
     stamps = [("latent", 5.0), ("latent", 7.0), ("latent", 9.0), ("tuning", 20.0), ("tuning", 23.0)]
     pace = pace_of(0.0, stamps, 27.0)
-    assert pace == Pace(5.0, {"latent": 2.0, "tuning": 3.0}, 4.0)
+    assert pace == Pace(5.0, {"latent": 2.0, "tuning": 3.0}, 4.0, {"tuning": 8.0})
     config = preset("fast")
-    assert stages(config) == {"latent": 14, "tuning": 45, "back": 24}
-    assert pace.total(config) == 5 + 14 * 2 + 45 * 3 + 4  # nothing is known of the back
+    assert stages(config) == {"latent": 14, "tuning": 50, "back": 24}
+    assert pace.total(config) == 5 + 14 * 2 + (8 + 50 * 3) + 4  # nothing is known of the back
 
 
 def test_time_left_follows_the_steps_so_far() -> None:
-    config, pace = preset("fast"), Pace(5.0, {"latent": 1.0, "tuning": 2.0, "back": 0.5}, 4.0)
+    config, pace = preset("fast"), Pace(5.0, {"latent": 1.0, "tuning": 2.0, "back": 0.5}, 4.0, {"back": 3.0})
     done = [Step("latent", i, 14) for i in range(1, 11)]
     assert time_left([], [], 0.0, config, pace) == pace.total(config)
     assert time_left([], [], 0.0, config, None) is None
-    # As fast as measured: 4 latent steps, 45 tuning steps, 24 for the back, the mesh.
+    # As fast as measured: 4 latent steps, 50 tuning steps, 24 for the back and what precedes them, the mesh.
     stamps = [float(i) for i in range(1, 11)]
-    assert time_left(done, stamps, 10.0, config, pace) == pytest.approx(4 + 90 + 12 + 4)
+    assert time_left(done, stamps, 10.0, config, pace) == pytest.approx(4 + 100 + 15 + 4)
     # Twice as slow: everything takes twice as long.
     stamps = [2.0 * i for i in range(1, 11)]
-    assert time_left(done, stamps, 20.0, config, pace) == pytest.approx(2 * (4 + 90 + 12 + 4))
+    assert time_left(done, stamps, 20.0, config, pace) == pytest.approx(2 * (4 + 100 + 15 + 4))
     # Nothing measured beforehand: later steps are taken to be like these.
-    assert time_left(done, stamps, 20.0, config, None) == pytest.approx(2 * (4 + 45 + 24))
+    assert time_left(done, stamps, 20.0, config, None) == pytest.approx(2 * (4 + 50 + 24))
 
 
 def test_shortened_runs_measure_what_they_stand_for() -> None:
