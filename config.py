@@ -553,9 +553,10 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
     with a search of its own rate, jitter and resolution. `best` adds what a prior that is far from photographs needs: a
     start among random heads, a code for each layer in the second half of the search, squared errors beside the
     perceptual distance, the photo's surface, and side views that show the photo; its camera moves before the code does
-    (not in `fast`), and its tuning runs to the end, at a rate half as high again, for the backbone's constant at three
-    times that, with a plane for the photo and Muon's steps for kernels. Its search is short in every preset: on heads
-    of known truth a longer one made other views worse. In `fast` its steps are fewer and larger: a minute on two cores.
+    (not in `fast`), and its tuning runs to the end, in fewer and larger steps, of which every second one moves the
+    backbone, its constant at three times the rate, with a plane for the photo and Muon's steps for kernels. Its search
+    is short in every preset: on heads of known truth a longer one made other views worse. In `fast` all of it takes
+    about a minute on two cores.
     """
     base = ReconstructConfig(preset=name, inversion=published(method))
     latent, camera, tuning = base.inversion.latent, base.inversion.camera, base.inversion.tuning
@@ -563,16 +564,15 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
         camera = replace(camera, preheat=0.0 if name == "fast" else 0.2)
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, mse=1.0, raw=1.0, candidates=16, split=0.5)
         latent = replace(latent, relief=300.0, depth=300.0, sides=1.0)
-        tuning = replace(tuning, steps=200, lr=4.5e-4, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.3, stop=0.0)
-        tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, const_gain=3.0, photo_gain=10.0, muon=0.8)
-        tuning = replace(tuning, geometry_every=3, back_steps=60)
+        tuning = replace(tuning, steps=120, lr=5e-4, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.3, stop=0.0)
+        tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, const_gain=3.0, photo_gain=15.0, muon=0.8)
+        tuning = replace(tuning, geometry_every=3, backbone_every=2, back_steps=60)
     if name == "fast":
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, neural_resolution=32)
         tuning = replace(tuning, steps=75)
         if method == "best":
             latent = replace(latent, steps=14, candidates=8)
             tuning = replace(tuning, steps=50, lr=6e-4, rampdown=0.25, photo_gain=20.0, back_steps=24)
-            tuning = replace(tuning, backbone_every=2)
         mesh, video = replace(base.mesh, resolution=192), replace(base.video, frames=60)
     elif name == "standard":
         mesh, video = base.mesh, base.video

@@ -162,7 +162,7 @@ def test_a_side_view_takes_colour_depth_and_opacity_from_the_photo_where_it_reac
         true_depth, _, truth = ball(view.camera, side)
         reached = (view.seen > 0).expand_as(truth)
         assert float((view.carried - truth.clamp(-1, 1)).abs()[reached].median()) < 0.05
-        pivot = generator.volume(planes, view.camera)
+        pivot = generator.volume(planes, view.camera, view.depth.shape[-1])
         coarse = F.interpolate(view.seen, size=view.depth.shape[-2:], mode="area")
         known, unknown = coarse > 0.9, coarse == 0
         wanted = F.interpolate(true_depth, size=view.depth.shape[-2:], mode="area")
