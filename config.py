@@ -125,7 +125,8 @@ class TuningConfig:
     muon: float = 0.0
     """The kernels of convolutions take Muon's steps, so many times as large as Adam's; 0 for Adam's."""
     backbone_every: int = 1
-    """The backbone draws its planes and moves once in so many steps, by the mean of what they ask of it."""
+    """The backbone draws its planes and moves once in so many steps, by the mean of what they ask of it; in each with
+    locality regularisation."""
     rampdown: float = 0.0
     """Share of the steps over which the rate falls along a cosine; 0 for a constant rate, as published."""
     mse: float = 1.0

@@ -51,8 +51,8 @@ class GatheringBackbone:
 
     def tensors(self) -> dict[str, Tensor]:
         """What is gathered, for the states."""
-        shown = self._shown
-        return {} if shown is None or shown.grad is None else {GATHERED: shown.grad.clone()}
+        gathered = self._before if self._shown is None else self._shown.grad
+        return {} if gathered is None else {GATHERED: gathered.clone()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` gave (there may be others)."""

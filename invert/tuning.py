@@ -138,7 +138,8 @@ def tune(
         parameter.requires_grad_()
     rate = options.lr * (calibrated_gain(base) if options.lr_gain is None else options.lr_gain)
     optimiser = AdamAndMuon(groups(parameters, options))
-    backbone = GatheringBackbone(generator, ws, options.backbone_every)
+    # Locality regularisation goes back through the backbone in each step anyway.
+    backbone = GatheringBackbone(generator, ws, 1 if options.locality else options.backbone_every)
     done, looks = 0, [FirstLook() for _ in pivot.cameras]
     if resume:
         done, looks = resume.step, looks_before(resume.tensors, len(looks), ws.device)

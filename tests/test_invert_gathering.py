@@ -7,7 +7,7 @@ from small_networks import solid_generator
 from torch import Tensor
 
 from headlift.eg3d.generator import Generator
-from headlift.invert.gathering import GatheringBackbone
+from headlift.invert.gathering import GATHERED, GatheringBackbone
 
 
 def learning() -> tuple[Generator, Tensor]:
@@ -64,6 +64,7 @@ def test_what_is_gathered_can_be_put_away_and_gone_on_from() -> None:
     resumed, _ = learning()
     second = GatheringBackbone(resumed, ws, 2)
     second.restore(kept)
+    assert torch.equal(second.tensors()[GATHERED], kept[GATHERED])  # if it is put away again at once, too
     for backbone in (first, second):
         (backbone.planes() * wanted[1]).sum().backward()
         backbone.go_back(1, last=False)
