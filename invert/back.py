@@ -29,7 +29,7 @@ from headlift.eg3d.rays import box_limits, pixel_rays
 from headlift.eg3d.triplane import FADE
 from headlift.invert.latent import Pivot
 from headlift.invert.perceptual import Distance
-from headlift.invert.sides import GUARD, ClearRays, Sides, SideView, back_cameras, guard_losses
+from headlift.invert.sides import GUARD, HUE, ClearRays, Sides, SideView, back_cameras, guard_losses
 from headlift.invert.task import Moment, Task, Terms
 from headlift.invert.tuning import Tuned, tunable, tune, tuning_rng
 from headlift.values import Camera, Step
@@ -141,7 +141,7 @@ def back_terms(views: Sequence[SideView], missed: ClearRays | None, carving: flo
 
     def terms(moment: Moment) -> dict[str, Tensor]:
         view = views[moment.done % len(views)]
-        found = guard_losses(moment.generator, moment.planes, moment.ws, view, True)
+        found = guard_losses(moment.generator, moment.planes, moment.ws, view, True, HUE)
         losses = {name: WEIGHTS[name] * value for name, value in found.items()}
         if missed and carving:
             losses["carving"] = carving * missed.empty_error(moment.generator, moment.planes, rng)

@@ -25,6 +25,7 @@ from headlift.invert.result import Inversion
 from headlift.invert.side_net import guess_view
 from headlift.invert.sides import (
     GUARD,
+    HUE,
     SEARCH_YAWS,
     ClearRays,
     Sides,
@@ -114,7 +115,7 @@ def guard(task: Task, pivot: Pivot, around: Callable[[], Sequence[SideView]], rn
             losses["carving"] = options.carving * empty
         if views and moment.done % options.geometry_every == 0:
             view = views[(moment.done // options.geometry_every) % len(views)]
-            found = guard_losses(moment.generator, moment.planes, moment.ws, view, options.side_colour > 0)
+            found = guard_losses(moment.generator, moment.planes, moment.ws, view, options.side_colour > 0, HUE)
             for name, value in found.items():
                 losses[name] = (
                     options.side_colour if name == "side_colour" else options.geometry * GUARD[name]

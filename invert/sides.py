@@ -315,18 +315,22 @@ def guard_losses(
     ws: Float[Tensor, "1 l w"],
     view: SideView,
     colour: bool,
+    hue: float = 0.0,
 ) -> dict[str, Float[Tensor, ""]]:
-    """How far a side view has gone from what it must keep: depth where it was solid, opacity everywhere, colours."""
+    """How far a side view has gone from what it must keep: depth where it was solid, opacity everywhere, colours.
+
+    Errors of hue count `hue` times more than those of brightness (`colour_error`).
+    """
     side = view.colour.shape[-1]
     solid = view.alpha if view.solid is None else view.solid
     output: VolumeOutput | RenderOutput
     losses = {}
     if colour:
         output = generator.render(planes, ws, view.camera, side, cut=CUT)
-        colours = colour_error(output.raw, view.colour, view.trust, HUE)
+        colours = colour_error(output.raw, view.colour, view.trust, hue)
         if view.carried is not None:
             colours = colours + squared_error(output.image, view.carried, view.seen)
-        losses["side_colour"] = colours + colour_error(resize(output.image, side), view.colour, view.trust, HUE)
+        losses["side_colour"] = colours + colour_error(resize(output.image, side), view.colour, view.trust, hue)
     else:
         output = generator.volume(planes, view.camera, side, cut=CUT)
     return losses | {
