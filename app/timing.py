@@ -89,14 +89,14 @@ def pace_of(began: float, stamps: Sequence[tuple[str, float]], ended: float) -> 
         return Pace(ended - began, {}, 0.0)
     steps: dict[str, float] = {}
     more: dict[str, float] = {}
-    before = None
+    last = None
     for stage in dict.fromkeys(name for name, _ in stamps):
         times = [at for name, at in stamps if name == stage]
         if len(times) > 1:
             steps[stage] = (times[-1] - times[0]) / (len(times) - 1)
-            if before is not None:
-                more[stage] = max(0.0, times[0] - before - steps[stage])
-        before = times[-1]
+            if last is not None:
+                more[stage] = max(0.0, times[0] - last - steps[stage])
+        last = times[-1]
     return Pace(stamps[0][1] - began, steps, ended - stamps[-1][1], more)
 
 

@@ -74,7 +74,10 @@ def textured(
 
 
 def unwrap(mesh: Mesh, size: int) -> Texture:
-    """Charts of a mesh on one square, with a black picture of one pixel (xatlas, after Sander et al. 2003)."""
+    """Charts of a mesh on one square, with a black picture of one pixel (xatlas, after Sander et al. 2003).
+
+    No chart reaches from one block of triangles into the next.
+    """
     import xatlas
 
     atlas, blocks = xatlas.Atlas(), _blocks(mesh)

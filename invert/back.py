@@ -83,7 +83,7 @@ def tune_back(
         replace(pivot, generator=generator),
         distance,
         rng,
-        back_terms(views, ClearRays.of(views, generator.spec.render.box_warp), task.config.tuning.carving, rng),
+        back_terms(views, generator.spec.render.box_warp, task.config.tuning.carving, rng),
         replace(task.config.tuning, steps=steps, lr=RATE, lr_gain=1.0, rampdown=RAMPDOWN, stop=0.0, locality=0.0),
         STAGE,
         tuned.history,
@@ -135,15 +135,16 @@ def in_turns(first: Sequence[SideView], second: Sequence[SideView]) -> list[Side
     return [view for pair in zip_longest(first, second) for view in pair if view is not None]
 
 
-def back_terms(views: Sequence[SideView], missed: ClearRays | None, carving: float, rng: torch.Generator) -> Terms:
+def back_terms(views: Sequence[SideView], box_warp: float, carving: float, rng: torch.Generator) -> Terms:
     """One view after the other, and in every step empty space, weighted by `carving`, along rays of theirs that miss
     the head."""
+    missed = ClearRays.of(views, box_warp) if carving else None
 
     def terms(moment: Moment) -> dict[str, Tensor]:
         view = views[moment.done % len(views)]
         found = guard_losses(moment.generator, moment.planes, moment.ws, view, True, HUE)
         losses = {name: WEIGHTS[name] * value for name, value in found.items()}
-        if missed and carving:
+        if missed:
             losses["carving"] = carving * missed.empty_error(moment.generator, moment.planes, rng)
         return losses
 
