@@ -135,12 +135,18 @@ def upload_at(path: str, uploads: Path) -> Path | None:
 
 def sweep_uploads(uploads: Path, older_than: float = UNCLAIMED_SECONDS) -> None:
     """Remove uploads that are so many seconds old, and the folders that were made for them."""
-    for path in list(uploads.rglob("*")):
+    for path in files_below(uploads):
         with contextlib.suppress(FileNotFoundError):
-            if path.is_file() and time.time() - path.stat().st_mtime > older_than:
+            if time.time() - path.stat().st_mtime > older_than:
                 path.unlink()
-                if path.parent.resolve() != uploads.resolve() and not any(path.parent.iterdir()):
-                    path.parent.rmdir()
+                if path.parent != uploads:
+                    with contextlib.suppress(OSError):  # another upload lies in it, or has just arrived
+                        path.parent.rmdir()
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder and the folders in it; folders that are removed meanwhile are left out."""
+    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
 
 
 def plain_name(name: str, otherwise: str = "head") -> str:

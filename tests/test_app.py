@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import zipfile
@@ -123,6 +124,22 @@ def test_unclaimed_uploads_are_swept(tmp_path: Path) -> None:
     assert path.exists()
     sweep_uploads(tmp_path, -1.0)
     assert not path.parent.exists()
+
+
+def test_a_folder_that_goes_during_a_sweep_does_not_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        upload(tmp_path / f"f0{number}", "a.png", b"x")
+    gone, look = tmp_path / "f01", os.scandir
+
+    def late(path: str | Path) -> object:
+        if Path(path) == gone:
+            (gone / "a.png").unlink()
+            gone.rmdir()
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", late)
+    sweep_uploads(tmp_path, -1.0)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from chromium import CHROMIUM, FLAGS
 from PIL import Image
 from safetensors import safe_open
 
+from headlift.app.files import files_below
 from headlift.config import AppConfig, ReconstructConfig, preset
 
 PATIENCE = 600_000
@@ -133,8 +134,7 @@ def at_rest(page: Any) -> None:
 
 
 def files_of(app: Running, token: str) -> list[Path]:
-    folder = app.desk.visitors.folder(token)
-    return [path for path in folder.rglob("*") if path.is_file()]
+    return files_below(app.desk.visitors.folder(token))
 
 
 def until(met: Any, seconds: float = PATIENCE / 1000) -> None:
@@ -266,7 +266,7 @@ def test_bad_files_end_in_a_message_and_a_clean_state(ada: Visit, browser: Any, 
         send(page, name, content)
         page.wait_for_function("said => document.querySelector('#hl-notice').innerText.includes(said)", arg=said)
         assert files_of(app, nobody.token) == []
-    until(lambda: not [path for path in app.desk.uploads.rglob("*") if path.is_file()])
+    until(lambda: not files_below(app.desk.uploads))
     assert not page.locator("#hl-go").is_visible()
     # After all that a good photo still works; two at once end in one photo, the same file twice as well.
     for first, second in (("one.png", "two.png"), ("same.png", "same.png")):
