@@ -20,7 +20,7 @@ from headlift.editing.directions import Directions, move, row_mask, total
 from headlift.editing.styles import shift_styles, style_layers
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.mapping import truncate
-from headlift.eg3d.own_planes import OWN, own_planes, with_own_planes
+from headlift.eg3d.own_planes import OWN, REACH, own_planes, with_same_planes
 from headlift.errors import ConfigError
 from headlift.values import Camera
 
@@ -144,7 +144,7 @@ def check_same_base(subject: Subject, other: Subject) -> None:
     one, two = (getattr(head, "base_sha256", None) for head in (subject, other))
     first, second = subject.generator, other.generator
     none: dict[str, Any] = dict.fromkeys(OWN, False)
-    parts = [(replace(g.spec, **none), g.state_dict().keys() - own_planes(g)) for g in (first, second)]
+    parts = [(replace(g.spec, **none), g.state_dict().keys() - {*own_planes(g), REACH}) for g in (first, second)]
     if (first is not second and parts[0] != parts[1]) or (one and two and one != two):
         raise ConfigError(
             "the two heads were tuned from different generators: nothing in one's latent space means the same in the "
@@ -158,8 +158,7 @@ def _joined(first: Generator, second: Generator, share: Any) -> Generator:
     Planes of their own that one of them has, the result has.
     """
     if first.spec != second.spec:
-        names = {*own_planes(first), *own_planes(second)}
-        first, second = with_own_planes(first, *names), with_own_planes(second, *names)
+        first, second = with_same_planes(first, second)
     joined = copy.deepcopy(first)
     there = second.state_dict()
     with torch.no_grad():

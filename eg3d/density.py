@@ -3,8 +3,9 @@
 Bilinear sampling and the decoder's first layer are both linear, so on a grid the three planes can be resampled once in
 two dimensions and taken through that layer there: at point (x, y, z) the hidden layer's input is then a sum of three
 terms, one for each plane, and a voxel costs one broadcast sum, one softplus and one dot product. In the official layout
-two planes see the same coordinates and two terms are left. A plane for the back (`eg3d.own_planes`) is in the first
-term of blocks that lie wholly behind; where it comes in, that term is made voxel by voxel.
+two planes see the same coordinates and two terms are left. A plane of x and y that counts in a part of space
+(`eg3d.own_planes`) is in the first term of blocks in which it counts fully; where it fades, that term is made voxel by
+voxel.
 
 With exp taken of the terms beforehand the sum becomes a product, and softplus(a + b + c) = log(1 + e^a e^b e^c): a
 multiplication or two, an addition and a logarithm, done block by block in a buffer that stays in the cache.
@@ -15,6 +16,8 @@ those before any activation, float32, indexed [x, y, z].
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -29,10 +32,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from headlift.eg3d.generator import Generator
-from headlift.eg3d.triplane import back_share, merge_planes
+from headlift.eg3d.triplane import merge_planes
 from headlift.errors import ConfigError
 
 Block = tuple[slice, slice, slice]
+Counted = tuple[int, ...]
+"""Of planes that count in a part of space each: whether it does, 1 or 0."""
 
 BLOCK = (8, 8, 32)
 """Points of a block along x, y and z, the innermost run long: what is decided as a whole."""
@@ -44,8 +49,8 @@ AHEAD = 64
 MARGIN = 3
 """Points around a block that must be on the same side of the level before the block is skipped: one keeps the
 vertices of marching cubes, three the density's gradient at them too."""
-BEFORE, BETWEEN, BEHIND = 0, 1, 2
-"""Where a block lies: before the plane for the back comes in, where it does, or where it counts fully."""
+OUT, IN, FADING = 0, 1, 2
+"""How a block lies to a plane that counts in a part of space: wholly outside, wholly inside, or neither."""
 MAX_EXPONENT = 80.0
 """Larger exponents leave float32's range."""
 MAX_SHIFT = 30.0
@@ -134,13 +139,17 @@ def _evaluate(
     """The blocks that are not decided, some at a time: their numbers, z fastest, and their densities."""
     work = _Work(terms, block)
     open_blocks = decided.isnan().flatten().nonzero()[:, 0]
-    # Those of one kind together.
-    open_blocks = open_blocks[work.kinds[open_blocks % decided.shape[2]].argsort(stable=True)]
-    asked = [part for part in open_blocks.split(max(1, BATCH // math.prod(block))) if len(part)]
+    kinds, full = work.alike(open_blocks), torch.arange(max(1, BATCH // math.prod(block)), device=open_blocks.device)
+    asked = [batch for kind in kinds.unique() for batch in open_blocks[kinds == kind].split(len(full))]
+
+    def densities(index: Int[Tensor, " m"]) -> Float[Tensor, "m a b c"]:
+        # Always of so many blocks: the rounding of products goes by their size.
+        return work(index[full.clamp_max(len(index) - 1)])[: len(index)]
+
     with _workers(0 if work.plain or terms.row.is_cuda else torch.get_num_threads()) as run:
         for first in range(0, len(asked), AHEAD):
             some = asked[first : first + AHEAD]
-            yield from zip(some, run(work, some), strict=True)
+            yield from zip(some, run(densities, some), strict=True)
 
 
 @contextmanager
@@ -180,22 +189,51 @@ class _Terms:
     """The decoder's second layer, its row for the density."""
     bias: Float[Tensor, ""]
     """And that row's bias."""
-    back: Float[Tensor, "h a b"] | None
-    """What stands in the first one's place at the back, if there is a plane for it: both planes together."""
-    behind: Float[Tensor, " c"]
-    """How much that plane counts at each z of the grid; 0 where there is none."""
+    parts: tuple[Part, ...]
+    """What is added to the first one in a part of space."""
+
+    @property
+    def sums(self) -> list[Counted]:
+        """All that may count of the parts; nothing comes first."""
+        return list(itertools.product((OUT, IN), repeat=len(self.parts)))
+
+    def first(self, counted: Counted) -> Float[Tensor, "h r r"]:
+        """The first plane's values together with those parts' that count."""
+        return sum(
+            (part.values for part, count in zip(self.parts, counted, strict=True) if count), start=self.values[0]
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A plane of x and y that counts in a part of space."""
+
+    values: Float[Tensor, "h r r"]
+    """What it adds to the hidden layer's input where it counts fully."""
+    slope: Float[Tensor, " r"]
+    """How much it counts is the sum of this along z,"""
+    offset: Float[Tensor, "r r"]
+    """and this over x and y, from 0 to 1."""
+
+    def kinds(self, block: tuple[int, int, int], margin: int) -> Int[Tensor, "i j k"]:
+        """Of each block, with `margin` points around it: `OUT`, `IN` or `FADING`."""
+        along = _along(self.slope, block[2], margin)
+        across = _windows(self.offset[None], block[:2], margin)[0].flatten(2)
+        lowest = across.amin(dim=2)[..., None] + along.amin(dim=1)
+        highest = across.amax(dim=2)[..., None] + along.amax(dim=1)
+        return torch.where(highest <= 0, OUT, torch.where(lowest >= 1, IN, FADING)).int()
 
 
 def _terms(generator: Generator, planes: Float[Tensor, "1 j c p p"], resolution: int) -> _Terms:
     unit = grid_axis(resolution, 2.0, planes.device)
-    merged, spans = merge_planes(planes.float(), generator.spec.plane_layout)
+    merged, spanned = merge_planes(planes.float(), generator.spanned)
     w1, b1, w2, b2 = generator.decoder.layers()
     height, width = torch.meshgrid(unit, unit, indexing="ij")
     points = torch.stack([width, height], dim=-1)[None]
     values: list[Tensor] = []
     axes: list[tuple[int, int]] = []
-    back: Tensor | None = None
-    for i, plane in enumerate(spans):
+    parts: list[Part] = []
+    for i, plane in enumerate(spanned):
         across, down = plane.axes
         sampled = F.grid_sample(merged[:, i], points, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
         term = torch.einsum("hc,cab->hab", w1 / 3, sampled)
@@ -203,13 +241,14 @@ def _terms(generator: Generator, planes: Float[Tensor, "1 j c p p"], resolution:
             term = term + b1[:, None, None]
         # The look-up's rows run along its second axis; here the lower axis comes first.
         term = term.contiguous() if down < across else term.mT.contiguous()
-        if plane.back:
-            back = values[0] + term
+        if plane.share:
+            offset = plane.share.offsets(points[0])
+            offset = torch.full_like(width, offset) if isinstance(offset, float) else offset
+            parts.append(Part(term, plane.share.slope * unit, offset.T.contiguous()))
         else:
             values.append(term)
             axes.append((min(across, down), max(across, down)))
-    behind = torch.zeros_like(unit) if back is None else back_share(unit)
-    return _Terms(tuple(values), tuple(axes), w2[0], b2[0], back, behind)
+    return _Terms(tuple(values), tuple(axes), w2[0], b2[0], tuple(parts))
 
 
 class _Work:
@@ -220,40 +259,54 @@ class _Work:
         self.plain = torch.is_grad_enabled() and any(v.requires_grad for v in (*terms.values, terms.row))
         self.counts = _counts(terms, block)
         self.buffers = threading.local()
-        self.shares = _along_z(terms, block[2], 0)
-        self.kinds = _kinds(terms, block[2], 0)
-        values = terms.values if terms.back is None else (*terms.values, terms.back)
-        axes = (*terms.axes, (0, 1))[: len(values)]
+        self.kinds = [part.kinds(block, 0).flatten() for part in terms.parts]
+        firsts = {counted: terms.first(counted) for counted in terms.sums}
+        self.multiplied, order = 0, torch.arange(len(terms.row), device=terms.row.device)
+        if not self.plain:
+            # Most channels are multiplied: softplus(a + b + c) = m + log(e^-m + e^(a + b + c - m)), with a shift m that
+            # keeps the largest product finite, and each factor scaled to its share of it. Those come first; the terms
+            # of the others are added.
+            tops = torch.stack([term.amax(dim=(1, 2)) for term in terms.values])
+            tops[0] = torch.stack([term.amax(dim=(1, 2)) for term in firsts.values()]).amax(dim=0)
+            shift = (tops.sum(dim=0) - MAX_EXPONENT).clamp_min(0)
+            order = shift.argsort()
+            self.multiplied = int((shift <= MAX_SHIFT).sum())
+        self.firsts = {counted: self._in_blocks(term[order], (0, 1)) for counted, term in firsts.items()}
+        self.others = [
+            self._in_blocks(term[order], pair) for term, pair in zip(terms.values[1:], terms.axes[1:], strict=True)
+        ]
+        # What the first term is made of where a part fades.
+        self.base = self._in_blocks(terms.values[0][order], (0, 1))
+        self.fading = [
+            (
+                self._in_blocks(part.values[order], (0, 1)),
+                _along(part.slope, block[2], 0),
+                self._in_blocks(part.offset[None], (0, 1))[0],
+            )
+            for part in terms.parts
+        ]
         if self.plain:
-            self.factors = tuple(self._in_blocks(v, pair) for v, pair in zip(values, axes, strict=True))
-            self.between = (self.factors[0], self.factors[-1])
-            self.multiplied = 0
             return
-        # Most channels are multiplied: softplus(a + b + c) = m + log(e^-m + e^(a + b + c - m)), with a shift m that
-        # keeps the largest product finite, and each factor scaled to its share of it. Those come first; the terms of
-        # the others are added.
-        tops = torch.stack([term.amax(dim=(1, 2)) for term in terms.values])
-        if terms.back is not None:
-            tops[0] = torch.maximum(tops[0], terms.back.amax(dim=(1, 2)))
-        shift = (tops.sum(dim=0) - MAX_EXPONENT).clamp_min(0)
-        order = shift.argsort()
-        self.multiplied = int((shift <= MAX_SHIFT).sum())
         self.row, tops, shift = terms.row[order][None], tops[:, order], shift[order]
-        self.factors = tuple(self._in_blocks(v[order], pair) for v, pair in zip(values, axes, strict=True))
-        share = (tops.sum(dim=0) - shift) / len(tops)
-        for factor, top in zip(self.factors, (*tops, tops[0]), strict=False):
-            factor[: self.multiplied].add_((share - top)[: self.multiplied, None, None, None])
-        # Where the plane for the back comes in, exp is taken afterwards.
-        if terms.back is not None:
-            self.between = (self.factors[0].clone(), self.factors[-1].clone())
-        for factor in self.factors:
-            factor[: self.multiplied].exp_()
+        scales = ((tops.sum(dim=0) - shift) / len(tops) - tops)[:, : self.multiplied, None, None, None]
+        self.scale = scales[0].unsqueeze(-1)
+        for first in self.firsts.values():
+            first[: self.multiplied].add_(scales[0]).exp_()
+        for other, scale in zip(self.others, scales[1:], strict=True):
+            other[: self.multiplied].add_(scale).exp_()
         self.one = (-shift[: self.multiplied]).exp().view(-1, 1, 1, 1, 1)
         self.bias = terms.bias + self.row[0, : self.multiplied] @ shift[: self.multiplied]
 
+    def alike(self, index: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
+        """A number for each of these blocks, the same for those that lie alike to all parts."""
+        numbers = torch.zeros_like(index)
+        for kinds in self.kinds:
+            numbers = 3 * numbers + kinds[index]
+        return numbers
+
     def __call__(self, index: Int[Tensor, " m"]) -> Float[Tensor, "m a b c"]:
-        """The blocks with these numbers."""
-        parts = self._parts(index)
+        """The blocks with these numbers, which lie alike to all parts."""
+        parts = self._of_planes(index)
         if self.plain:
             summed = F.softplus(sum(parts[1:], start=parts[0]))
             return torch.einsum("h,hmabc->mabc", self.terms.row, summed) + self.terms.bias
@@ -277,7 +330,7 @@ class _Work:
         values = F.pad(values[None], over, mode="replicate")[0]
         return values.view(-1, rows, p, columns, q).transpose(2, 3).reshape(-1, rows * columns, p, q)
 
-    def _parts(self, index: Int[Tensor, " m"]) -> list[Tensor]:
+    def _of_planes(self, index: Int[Tensor, " m"]) -> list[Tensor]:
         """What each plane gives to the blocks, [h, m, a, b, c] with one axis of length one where it is constant."""
         _, j, k = self.counts
         place = (index // (j * k), index // k % j, index % k)
@@ -287,15 +340,17 @@ class _Work:
                 2 + ({0, 1, 2} - {a, b}).pop()
             )
 
-        parts = [part(factor, a, b) for factor, (a, b) in zip(self.factors, self.terms.axes, strict=False)]
-        kinds = self.kinds[place[2]]
-        if bool((kinds == BEHIND).all()):
-            parts[0] = part(self.factors[-1], 0, 1)
-        elif bool((kinds != BEFORE).any()):
-            front, back = (part(factor, 0, 1) for factor in self.between)
-            parts[0] = front.lerp(back, self.shares[place[2]][:, None, None])
-            parts[0][: self.multiplied].exp_()
-        return parts
+        kinds = tuple(int(of_all[index[0]]) for of_all in self.kinds)
+        if FADING not in kinds:
+            first = part(self.firsts[kinds], 0, 1)
+        else:
+            first, across = part(self.base, 0, 1), place[0] * j + place[1]
+            for values, slope, offset in self.fading:
+                share = (slope[place[2]][:, None, None] + offset[across][..., None]).clamp(0, 1)
+                first = first + share * part(values, 0, 1)
+            if not self.plain:
+                first[: self.multiplied].add_(self.scale).exp_()
+        return [first, *(part(factor, a, b) for factor, (a, b) in zip(self.others, self.terms.axes[1:], strict=True))]
 
     def _buffer(self, name: str, blocks: int) -> Float[Tensor, "h m a b c"]:
         size = len(self.terms.row) * blocks * math.prod(self.block)
@@ -310,16 +365,10 @@ def _counts(terms: _Terms, block: tuple[int, int, int]) -> tuple[int, ...]:
     return tuple(-(-terms.values[0].shape[1] // size) for size in block)
 
 
-def _along_z(terms: _Terms, size: int, margin: int) -> Float[Tensor, "k w"]:
-    """The back's shares over each block along z and `margin` points around it; what sticks out repeats the border."""
-    over = -len(terms.behind) % size
-    return F.pad(terms.behind[None], (margin, margin + over), mode="replicate")[0].unfold(0, size + 2 * margin, size)
-
-
-def _kinds(terms: _Terms, size: int, margin: int) -> Int[Tensor, " k"]:
-    """Of each block along z, with `margin` points around it: `BEFORE`, `BETWEEN` or `BEHIND`."""
-    shares = _along_z(terms, size, margin)
-    return BETWEEN + (shares.amin(dim=1) == 1).int() - (shares.amax(dim=1) == 0).int()
+def _along(values: Float[Tensor, " r"], size: int, margin: int) -> Float[Tensor, "k w"]:
+    """Values along z over each block and `margin` points around it; what sticks out repeats the border."""
+    over = -len(values) % size
+    return F.pad(values[None], (margin, margin + over), mode="replicate")[0].unfold(0, size + 2 * margin, size)
 
 
 def _combine(operation: Callable[..., Tensor], parts: list[Tensor], out: Tensor) -> None:
@@ -350,26 +399,29 @@ def density_bounds(
     plane's share can be bounded with its channels together (as in CROWN, Zhang et al., NeurIPS 2018); plain interval
     arithmetic loses how the channels hang together, and bounds almost nothing.
     """
-    windows = [
-        _windows(term, (block[a], block[b]), margin) for term, (a, b) in zip(terms.values, terms.axes, strict=True)
+    firsts = {counted: _windows(terms.first(counted), block[:2], margin) for counted in terms.sums}
+    others = [
+        (_windows(term, (block[pair[0]], block[pair[1]]), margin), pair)
+        for term, pair in zip(terms.values[1:], terms.axes[1:], strict=True)
     ]
-    behind = None if terms.back is None else _windows(terms.back, (block[0], block[1]), margin)
-    kinds = _kinds(terms, block[2], margin)
+    kinds = [part.kinds(block, margin) for part in terms.parts]
 
-    def of_both(extreme: Callable[[Tensor, Tensor], Tensor], front: Tensor, back: Tensor | None) -> Tensor:
-        """The front's, the back's, or the extreme of both, which bounds all that lies between them."""
-        if back is None:
-            return front
-        return torch.where(kinds == BEFORE, front, torch.where(kinds == BEHIND, back, extreme(front, back)))
+    def of_sums(extreme: Callable[[Tensor, Tensor], Tensor], found: dict[Counted, Tensor]) -> Tensor:
+        """The extreme over the first plane's sums that occur in a block, which bounds all that lies between them."""
+        if not kinds:
+            return found[()]
+        never = math.inf if extreme is torch.minimum else -math.inf
+        occurring = []
+        for counted, value in found.items():
+            occurs = [(kind == FADING) | (kind == count) for kind, count in zip(kinds, counted, strict=True)]
+            occurring.append(torch.where(torch.stack(occurs).all(dim=0), value, never))
+        return functools.reduce(extreme, occurring)
 
     def reached(extreme: Callable[..., Tensor], among: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Each hidden unit's least or greatest input over each block."""
-        found = [
-            extreme(w, dim=(-2, -1)).unsqueeze(1 + ({0, 1, 2} - set(pair)).pop())
-            for w, pair in zip(windows, terms.axes, strict=True)
-        ]
-        back = None if behind is None else extreme(behind, dim=(-2, -1)).unsqueeze(3)
-        return sum(found[1:], start=of_both(among, found[0], back))
+        first = {counted: extreme(window, dim=(-2, -1)).unsqueeze(3) for counted, window in firsts.items()}
+        rest = [extreme(w, dim=(-2, -1)).unsqueeze(1 + ({0, 1, 2} - set(pair)).pop()) for w, pair in others]
+        return sum(rest, start=of_sums(among, first))
 
     low, high = reached(torch.amin, torch.minimum), reached(torch.amax, torch.maximum)
     width = (high - low).clamp_min(1e-6)
@@ -384,9 +436,9 @@ def density_bounds(
         lifts = row * sign > 0
         slope = row * sign * torch.where(lifts, chord, tangent)
         linear = (row * sign * torch.where(lifts, chord_offset, tangent_offset)).sum(dim=0)
-        shares = [_greatest(slope, window, axes) for window, axes in zip(windows, terms.axes, strict=True)]
-        back = None if behind is None else _greatest(slope, behind, (0, 1))
-        linear = sum(shares[1:], start=linear + of_both(torch.maximum, shares[0], back))
+        first = {counted: _greatest(slope, window, (0, 1)) for counted, window in firsts.items()}
+        linear = linear + of_sums(torch.maximum, first)
+        linear = sum((_greatest(slope, window, pair) for window, pair in others), start=linear)
         interval = (row * sign * F.softplus(torch.where(lifts, high, low))).sum(dim=0)
         bounds.append(torch.minimum(linear, interval) * sign + terms.bias)
     slack = 1e-4 * (1 + (row.abs() * (F.softplus(high) + width)).sum(dim=0))

@@ -19,9 +19,11 @@ from headlift.eg3d.rays import Jitter
 from headlift.eg3d.rounding import blend_middles
 from headlift.eg3d.spec import GeneratorSpec, NoiseMode
 from headlift.eg3d.superres import Superresolution
-from headlift.eg3d.triplane import Plane, in_rows, look_up, merge_planes, sample_planes
+from headlift.eg3d.triplane import PLANES, XY_BACK, Plane, in_rows, look_up, merge_planes, sample_planes, xy_before
 from headlift.values import Camera, RenderOutput
 
+EVERYWHERE = -2.0
+"""A reach of the plane for the photo behind all that there is."""
 POINTS_PER_CHUNK = 2**16
 """Points that are decoded at once when no gradient is wanted: what stays in the cache."""
 
@@ -41,6 +43,9 @@ class VolumeOutput:
 class Generator(nn.Module):
     """z and camera to picture, in steps that can be used one by one. Parameters carry the published names."""
 
+    photo_reach: Float[Tensor, "p p"]
+    """Down to which z, in halves of the box, the plane for the photo counts fully in each texel's column."""
+
     def __init__(self, spec: GeneratorSpec) -> None:
         super().__init__()
         self.spec = spec
@@ -53,6 +58,7 @@ class Generator(nn.Module):
         plane = (channels, spec.backbone.resolution, spec.backbone.resolution)
         if spec.photo_plane:
             self.photo_plane = nn.Parameter(torch.zeros(plane))
+            self.register_buffer("photo_reach", torch.full(plane[1:], EVERYWHERE))
         if spec.side_planes:
             self.side_planes = nn.Parameter(torch.zeros(2, *plane))
         if spec.back_plane:
@@ -62,6 +68,14 @@ class Generator(nn.Module):
     def num_ws(self) -> int:
         """Codes that a head has."""
         return self.spec.num_ws
+
+    @property
+    def spanned(self) -> tuple[Plane, ...]:
+        """What each of a head's feature planes spans."""
+        each: tuple[Plane, ...] = PLANES[self.spec.plane_layout]
+        if self.spec.photo_plane:
+            each += (xy_before(self.photo_reach),)
+        return (*each, XY_BACK) if self.spec.back_plane else each
 
     @property
     def w_avg(self) -> Float[Tensor, " w"]:
@@ -99,7 +113,8 @@ class Generator(nn.Module):
         generator: torch.Generator | None = None,
         fused: bool | None = None,
     ) -> Float[Tensor, "n j c p p"]:
-        """The feature planes of heads, in float32: three, and the one for the back, if there is one, whatever the code.
+        """The feature planes of heads, in float32: three, and those for photo and back, if there are such, whatever the
+        code (`spanned`).
 
         `generator` draws the noise of mode "random".
         """
@@ -108,13 +123,12 @@ class Generator(nn.Module):
     def completed(self, image: Float[Tensor, "n i p p"]) -> Float[Tensor, "n j c p p"]:
         """The feature planes that the backbone's picture is, with all that is the same whatever the code."""
         planes = image.reshape(len(image), 3, self.spec.plane_channels, *image.shape[2:])
-        if self.spec.photo_plane:
-            planes = torch.cat([planes[:, :1] + self.photo_plane.to(planes), planes[:, 1:]], dim=1)
         if self.spec.side_planes:
             planes = torch.cat([planes[:, :1], planes[:, 1:] + self.side_planes.to(planes)], dim=1)
-        if self.spec.back_plane:
-            planes = torch.cat([planes, self.back_plane.to(planes).expand(len(planes), 1, -1, -1, -1)], dim=1)
-        return planes
+        more = ([self.photo_plane] if self.spec.photo_plane else []) + (
+            [self.back_plane] if self.spec.back_plane else []
+        )
+        return torch.cat([planes, *(plane.to(planes).expand(len(planes), 1, -1, -1, -1) for plane in more)], dim=1)
 
     def render(
         self,
@@ -173,7 +187,7 @@ class Generator(nn.Module):
         with torch.autocast(planes.device.type, enabled=False):
             planes, axes = planes.float(), None
             if not self.spec.published_faults:
-                planes, axes = merge_planes(planes / 3, self.spec.plane_layout)
+                planes, axes = merge_planes(planes / 3, self.spanned)
                 if len(planes) == 1 and planes.device.type == "cpu":
                     planes = in_rows(planes)
             start, end = self._limits(origins, directions, coarse)
@@ -215,7 +229,7 @@ class Generator(nn.Module):
         planes = planes.expand(len(xyz), -1, -1, -1, -1)
         sigmas, features = [], []
         for part in torch.split(xyz, max(1, chunk), dim=1):
-            looked_up = sample_planes(planes, part, self.spec.plane_layout, self.spec.render.box_warp)
+            looked_up = sample_planes(planes, self.spanned, part, self.spec.render.box_warp)
             sigma, feature = self.decoder.rows(looked_up)
             sigmas.append(sigma[..., None])
             features.append(feature.mT)
@@ -290,7 +304,7 @@ class Generator(nn.Module):
         points = points.reshape(1 if one else n, -1, 3)
         box = self.spec.render.box_warp
         if axes is None:
-            sigma, colors = self.decoder.rows(sample_planes(planes, points, self.spec.plane_layout, box))
+            sigma, colors = self.decoder.rows(sample_planes(planes, self.spanned, points, box))
         else:
             sigma, colors = self.decoder(look_up(planes, axes, points * (2 / box)))
         if one:

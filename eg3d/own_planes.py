@@ -1,14 +1,17 @@
 """Planes of a head's own beside those that the backbone draws from its code: the same for all codes, zero until tuned.
 
-*The plane for the photo* is added to the one that spans x and y. The backbone draws its planes through a few
-convolutions that all places share; what a photo shows finer than that has a number for each texel here.
+*The plane for the photo* spans x and y once more. The backbone draws its planes through a few convolutions that all
+places share; what a photo shows finer than that has a number for each texel here. It counts as far back as the photo
+sees, in each texel's column, and fades behind that (`eg3d.triplane`): farther on it would draw streaks along z, on
+cheeks and hair seen from beside, and the face once more at the back of the head. It counts everywhere where nobody
+says how far the photo sees.
 
 *The planes for the sides* are added to the other two. They are for what other views are to show: a frontal photo that
 had them for itself would draw lines across the cheeks.
 
-*The plane for the back* is the one that spans x and y once more, added to the others at the back (`eg3d.triplane`). Of
-three planes that one is the same for face and back: what is drawn on it for the face shows through at the back, unless
-the other two undo it there. PanoHead (An et al., CVPR 2023) gives all planes depth against that and trains with it.
+*The plane for the back* spans x and y, too, and counts at the back alone. Of three planes that one is the same for face
+and back: what is drawn on it for the face shows through at the back, unless the other two undo it there. PanoHead (An
+et al., CVPR 2023) gives all planes depth against that and trains with it.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ SIDES = "side_planes"
 BACK = "back_plane"
 OWN = (PHOTO, SIDES, BACK)
 """Names of the parameters, and of the spec's fields that say whether there are such."""
+REACH = "photo_reach"
+"""Name of the tensor that goes with the plane for the photo."""
 
 
 def with_own_planes(generator: Generator, *names: str) -> Generator:
@@ -38,3 +43,13 @@ def with_own_planes(generator: Generator, *names: str) -> Generator:
 def own_planes(generator: Generator) -> dict[str, nn.Parameter]:
     """The head's own planes, by name."""
     return {name: p for name, p in generator.named_parameters() if name in OWN}
+
+
+def with_same_planes(first: Generator, second: Generator) -> tuple[Generator, Generator]:
+    """Copies of two generators that have each other's planes too; one for the photo reaches as far as the other's."""
+    names = {*own_planes(first), *own_planes(second)}
+    pair = with_own_planes(first, *names), with_own_planes(second, *names)
+    if first.spec.photo_plane != second.spec.photo_plane:
+        one, other = pair if first.spec.photo_plane else pair[::-1]
+        other.photo_reach.copy_(one.photo_reach)
+    return pair

@@ -208,11 +208,12 @@ class GeneratorSpec:
     plane_layout: PlaneLayout = "official"
     """What the planes span: (xy, xz, zx) as released, or (xy, xz, zy), or (xy, xz, yz)."""
     photo_plane: bool = False
-    """A plane of its own is added to the one of x and y, whatever the code (`eg3d.own_planes`)."""
+    """A plane of its own, xy once more, is added to the others as far back as a photo sees, whatever the code
+    (`eg3d.own_planes`)."""
     side_planes: bool = False
-    """Two more are added to the other two planes, whatever the code."""
+    """Two more are added to the planes other than that of x and y, whatever the code."""
     back_plane: bool = False
-    """A fourth plane, xy once more, is added to the others at the back (`eg3d.triplane`), whatever the code."""
+    """Another one, xy once more, is added to the others at the back, whatever the code."""
     image_resolution: int = 512
     """Side of the picture, pixels."""
     neural_resolution: int = 128

@@ -19,6 +19,38 @@ from torch import Tensor
 from headlift.eg3d import rows
 from headlift.eg3d.spec import PlaneLayout
 
+FADE = (-0.2, -0.36)
+"""Where, in z, the back begins and where it counts fully; in halves of the box. A photo of a face sees little of it."""
+FADE_BEHIND = 0.08
+"""Over so much of z the plane for the photo fades behind what the photo shows; in halves of the box."""
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """How much a plane counts at a point: `slope * z + offset`, from 0 to 1; coordinates in halves of the box."""
+
+    slope: float
+    offset: float | Float[Tensor, "p p"]
+    """One for all, or one for each texel of a plane that spans x and y; bilinear in between, beyond the plane as at its
+    rim."""
+
+    def offsets(self, xy: Float[Tensor, "n m 2"]) -> float | Float[Tensor, "n m"]:
+        """The offset at places given in [-1, 1]^2."""
+        if isinstance(self.offset, float):
+            return self.offset
+        found = F.grid_sample(
+            self.offset[None, None],
+            xy.flatten(0, 1)[None, None],
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=False,
+        )
+        return found.reshape(xy.shape[:2])
+
+    def __call__(self, unit: Float[Tensor, "n m 3"]) -> Float[Tensor, "n m"]:
+        """How much it counts at points given in [-1, 1]^3."""
+        return (self.slope * unit[..., 2] + self.offsets(unit[..., :2])).clamp(0, 1)
+
 
 @dataclass(frozen=True)
 class Plane:
@@ -26,50 +58,47 @@ class Plane:
 
     axes: tuple[int, int]
     """The world axes along its width and its height."""
-    back: bool = False
-    """It counts at the back alone (`back_share`)."""
+    share: Share | None = None
+    """How much it counts where; None for fully everywhere."""
 
 
 XY, XZ = Plane((0, 1)), Plane((0, 2))
-XY_BACK = Plane((0, 1), back=True)
+XY_BACK = Plane((0, 1), Share(-1 / (FADE[0] - FADE[1]), FADE[0] / (FADE[0] - FADE[1])))
+"""x and y at the back alone."""
 
 PLANES: dict[PlaneLayout, tuple[Plane, Plane, Plane]] = {
     "official": (XY, XZ, Plane((2, 0))),
     "zy": (XY, XZ, Plane((2, 1))),
     "yz": (XY, XZ, Plane((1, 2))),
 }
-"""The three planes of each layout, in order. `XY_BACK` may follow."""
-
-FADE = (-0.2, -0.36)
-"""Where, in z, the back begins and where it counts fully; in halves of the box. A photo of a face sees little of it."""
+"""The three planes of each layout, in order."""
 
 
-def spans(planes: Float[Tensor, "n k c p p"], layout: PlaneLayout) -> tuple[Plane, ...]:
-    """What each of the planes spans."""
-    return PLANES[layout] if planes.shape[1] == 3 else (*PLANES[layout], XY_BACK)
+def xy_before(reach: Float[Tensor, "p p"]) -> Plane:
+    """x and y down to a z of each texel's, in halves of the box, and fading behind it."""
+    return Plane((0, 1), Share(1 / FADE_BEHIND, 1 - reach / FADE_BEHIND))
 
 
 def sample_planes(
-    planes: Float[Tensor, "n k c p p"], xyz: Float[Tensor, "n m 3"], layout: PlaneLayout, box_warp: float
+    planes: Float[Tensor, "n k c p p"], each: tuple[Plane, ...], xyz: Float[Tensor, "n m 3"], box_warp: float
 ) -> Float[Tensor, "n m c"]:
     """A third of the sum of the planes' features at points in world units: a look-up for each plane, the plain way."""
     n, k, c = planes.shape[:3]
     with torch.autocast(planes.device.type, enabled=False):
-        found = _sample(planes.float(), spans(planes, layout), xyz.float() * (2 / box_warp))
+        found = _sample(planes.float(), each, xyz.float() * (2 / box_warp))
         found = found.permute(0, 3, 2, 1).reshape(n, k, -1, c)
         return found.mean(dim=1) if k == 3 else found.sum(dim=1) / 3
 
 
 def merge_planes(
-    planes: Float[Tensor, "n k c p p"], layout: PlaneLayout
+    planes: Float[Tensor, "n k c p p"], each: tuple[Plane, ...]
 ) -> tuple[Float[Tensor, "n j c p p"], tuple[Plane, ...]]:
     """As few planes as give the same sum of features, and what they span.
 
     In the official layout the second plane at (x, z) plus the third at (z, x) is one plane: the second plus the
     transposed third. The other layouts have distinct planes, which are returned as they are.
     """
-    each = spans(planes, layout)
-    if layout != "official":
+    if each[1].axes != each[2].axes[::-1]:
         return planes, each
     both = planes[:, 1:2] + planes[:, 2:3].mT
     return torch.cat([planes[:, :1], both, planes[:, 3:]], dim=1), (*each[:2], *each[3:])
@@ -85,7 +114,7 @@ def look_up(
     n, k, c = planes.shape[:3]
     with torch.autocast(planes.device.type, enabled=False):
         if rows.pays(planes, unit):
-            shares = [back_share(unit[0, :, 2]) if plane.back else None for plane in each]
+            shares = [plane.share(unit)[0] if plane.share else None for plane in each]
             return rows.summed_rows(planes.float(), unit.float(), [plane.axes for plane in each], shares).T[None]
         return _sample(planes.float(), each, unit.float()).reshape(n, k, c, -1).sum(dim=1)
 
@@ -95,17 +124,12 @@ def in_rows(planes: Float[Tensor, "n k c p p"]) -> Float[Tensor, "n k c p p"]:
     return planes.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
 
 
-def back_share(z: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """How much the plane for the back counts at a z in [-1, 1]."""
-    return ((FADE[0] - z) / (FADE[0] - FADE[1])).clamp(0, 1)
-
-
 def _sample(
     planes: Float[Tensor, "n k c p p"], each: tuple[Plane, ...], unit: Float[Tensor, "n m 3"]
 ) -> Float[Tensor, "n*k c 1 m"]:
     uv = torch.stack([unit[..., list(plane.axes)] for plane in each], dim=1).flatten(0, 1)[:, None]
     found = F.grid_sample(planes.flatten(0, 1), uv, mode="bilinear", padding_mode="zeros", align_corners=False)
-    if each[-1].back:
-        shares = [back_share(unit[..., 2]) if plane.back else torch.ones_like(unit[..., 2]) for plane in each]
+    if any(plane.share for plane in each):
+        shares = [plane.share(unit) if plane.share else torch.ones_like(unit[..., 2]) for plane in each]
         found = found * torch.stack(shares, dim=1).flatten(0, 1)[:, None, None]
     return found

@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headlift.eg3d.camera import unproject
-from headlift.eg3d.generator import Generator
+from headlift.eg3d.generator import EVERYWHERE, Generator
 from headlift.eg3d.training.losses import empty_loss, solid_loss
 from headlift.invert.depth_net import guess_depth
 from headlift.invert.losses import depth_error, resize, resize_weighted
 from headlift.invert.result import Target
-from headlift.invert.warp import pixel_centres, sample, steps
+from headlift.invert.warp import pixel_centres, sample, steps, surface_points
 from headlift.values import Camera
 
 SURE, LAST_SURE = 0.03, 0.05
@@ -34,6 +34,8 @@ MARGIN, SKIN = 0.02, 0.03
 """Space is empty up to `MARGIN` before the guessed surface, and solid for `SKIN` behind it, world units."""
 POINTS = 1024
 """Points of each kind in a step of carving."""
+BEHIND = 0.04
+"""So far behind what the photo shows its plane still counts fully, world units: guesses of depth are that far off."""
 SOLID_SHARE = 0.2
 """What solid points count beside empty ones."""
 
@@ -69,6 +71,35 @@ def photo_surface(target: Target) -> Surface:
 def at_side(surface: Surface, side: int) -> tuple[Float[Tensor, "1 1 r r"], Float[Tensor, "1 1 r r"]]:
     """Depth and trust at another resolution; each pixel's depth is the mean of what is trusted in it."""
     return resize_weighted(surface.depth, surface.trust, side)
+
+
+@torch.no_grad()
+def farthest_seen(
+    surface: Surface, target: Target, camera: Camera, side: int, box_warp: float
+) -> Float[Tensor, "{side} {side}"]:
+    """How far back the photo shows the head, for each texel of a plane that spans x and y: z in halves of the box.
+
+    It is that of the farthest place in a texel's column or beside it, less `BEHIND`. Columns in which nothing is seen
+    have what their nearest neighbours have; where nothing is seen at all, it is behind all that there is.
+    """
+    fine = 2 * surface.depth.shape[-1]
+    depth = F.interpolate(surface.depth, size=fine, mode="nearest")
+    inside = resize(target.mask, fine).flatten() > 0.5
+    unit = surface_points(depth, camera)[0, inside] * (2 / box_warp)
+    unit = unit[(unit.abs() < 1).all(dim=1)]
+    if not len(unit):
+        return torch.full((side, side), EVERYWHERE, device=depth.device)
+    column, row = ((unit[:, :2] + 1) / 2 * side).long().unbind(1)
+    reach = torch.full((side * side,), torch.inf, device=depth.device)
+    reach = reach.scatter_reduce(0, row * side + column, unit[:, 2], "amin").view(1, 1, side, side)
+    while not bool(reach.isfinite().all()):
+        reach = torch.where(reach.isfinite(), reach, lowest_beside(reach))
+    return lowest_beside(reach)[0, 0] - BEHIND * 2 / box_warp
+
+
+def lowest_beside(values: Float[Tensor, "1 1 s s"]) -> Float[Tensor, "1 1 s s"]:
+    """The least of each texel and those around it."""
+    return -F.max_pool2d(-values, 3, stride=1, padding=1)
 
 
 def surface_error(depth: Float[Tensor, "1 1 r r"], surface: Surface) -> Float[Tensor, ""]:

@@ -16,15 +16,15 @@ from headlift.eg3d.density import (
     published_grid,
 )
 from headlift.eg3d.generator import Generator
-from headlift.eg3d.own_planes import BACK, with_own_planes
+from headlift.eg3d.own_planes import BACK, PHOTO, with_own_planes
 from headlift.eg3d.spec import BackboneSpec, DecoderSpec, GeneratorSpec, MappingSpec, PlaneLayout, SuperresSpec
 from headlift.errors import ConfigError
 
 LAYOUTS: tuple[PlaneLayout, ...] = ("official", "zy", "yz")
-WITH_BACK = [(layout, back) for layout in LAYOUTS for back in (False, True)]
+WITH_PARTS = [(layout, own) for layout in LAYOUTS for own in ((), (BACK,), (PHOTO,), (PHOTO, BACK))]
 
 
-def network(layout: PlaneLayout, back: bool = False) -> Generator:
+def network(layout: PlaneLayout, own: tuple[str, ...] = ()) -> Generator:
     torch.manual_seed(0)
     spec = GeneratorSpec(
         mapping=MappingSpec(z_dim=4, w_dim=4),
@@ -41,13 +41,16 @@ def network(layout: PlaneLayout, back: bool = False) -> Generator:
     generator.decoder.net[2].weight[0, :4] *= 5  # a few units decide, as in a trained network
     generator.decoder.net[2].weight[0, 4:] *= 0.1
     generator.decoder.net[2].bias[0] = 0.7
-    return with_own_planes(generator, BACK) if back else generator
+    generator = with_own_planes(generator, *own)
+    if PHOTO in own:
+        generator.photo_reach.uniform_(-0.5, 0.5)
+    return generator
 
 
-def smooth_planes(seed: int = 0, back: bool = False) -> Tensor:
+def smooth_planes(seed: int = 0, own: tuple[str, ...] = ()) -> Tensor:
     """Planes without detail, with a hill in the middle of each: a body in empty space."""
     random = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(4 if back else 3, 8, 3, 3, generator=random) * 0.3
+    coarse = torch.randn(3 + len(own), 8, 3, 3, generator=random) * 0.3
     detail = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bicubic")
     side = torch.linspace(-1, 1, 32)
     hill = torch.exp(-4 * (side[:, None] ** 2 + side**2))
@@ -58,22 +61,22 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> bool:
     return float((a - b).abs().max()) <= tolerance * float(b.abs().max())
 
 
-@pytest.mark.parametrize(("layout", "back"), WITH_BACK)
+@pytest.mark.parametrize(("layout", "own"), WITH_PARTS)
 @pytest.mark.parametrize("scale", [1.0, 100.0])
-def test_the_fast_grid_equals_the_plain_one(layout: PlaneLayout, back: bool, scale: float) -> None:
+def test_the_fast_grid_equals_the_plain_one(layout: PlaneLayout, own: tuple[str, ...], scale: float) -> None:
     """Also where exp of the terms leaves float32's range, and with blocks that do not divide the grid."""
-    generator = network(layout, back)
-    planes = torch.randn(1, 4 if back else 3, 8, 16, 16, generator=torch.Generator().manual_seed(1)) * scale
+    generator = network(layout, own)
+    planes = torch.randn(1, 3 + len(own), 8, 16, 16, generator=torch.Generator().manual_seed(1)) * scale
     plain = density_grid_reference(generator, planes, 21, chunk=1000)
     assert close(density_grid(generator, planes, 21, block=(4, 5, 8)), plain)
     assert close(density_grid(generator, planes, 21), plain)
 
 
-@pytest.mark.parametrize(("layout", "back"), WITH_BACK)
-def test_gradients_of_the_fast_grid_equal_the_plain_one_s(layout: PlaneLayout, back: bool) -> None:
-    generator = network(layout, back)
+@pytest.mark.parametrize(("layout", "own"), WITH_PARTS)
+def test_gradients_of_the_fast_grid_equal_the_plain_one_s(layout: PlaneLayout, own: tuple[str, ...]) -> None:
+    generator = network(layout, own)
     generator.decoder.requires_grad_(True)
-    planes = smooth_planes(back=back).requires_grad_()
+    planes = smooth_planes(own=own).requires_grad_()
     weight = torch.randn(9, 9, 9, generator=torch.Generator().manual_seed(2))
     leaves = [planes, *(p for n, p in generator.decoder.named_parameters())]
     found = [
@@ -84,9 +87,9 @@ def test_gradients_of_the_fast_grid_equal_the_plain_one_s(layout: PlaneLayout, b
         assert close(fast, plain)
 
 
-@pytest.mark.parametrize(("layout", "back"), WITH_BACK)
-def test_skipping_keeps_every_vertex(layout: PlaneLayout, back: bool) -> None:
-    generator, planes = network(layout, back), smooth_planes(back=back)
+@pytest.mark.parametrize(("layout", "own"), WITH_PARTS)
+def test_skipping_keeps_every_vertex(layout: PlaneLayout, own: tuple[str, ...]) -> None:
+    generator, planes = network(layout, own), smooth_planes(own=own)
     whole = density_grid(generator, planes, 64)
     level = float(whole.flatten().quantile(0.99))
     for margin in (1, 3):

@@ -174,7 +174,7 @@ def test_the_published_raw_image_is_overwritten_at_the_input_size_only() -> None
 
 
 @pytest.mark.parametrize("layout", ["official", "zy", "yz"])
-def test_merged_planes_equal_three_look_ups_in_values_and_gradients(layout: str) -> None:
+def test_merged_planes_equal_three_look_ups_in_values_and_gradients(layout: PlaneLayout) -> None:
     random = torch.Generator().manual_seed(0)
     points = (torch.rand(2, 300, 3, generator=random) - 0.5) * 1.4
     weight = torch.randn(2, 4, 300, generator=random)
@@ -183,9 +183,9 @@ def test_merged_planes_equal_three_look_ups_in_values_and_gradients(layout: str)
     asked = points.clone().requires_grad_()
     for plain in (True, False):
         if plain:
-            value = sample_planes(planes, asked, layout, 1.1).mT
+            value = sample_planes(planes, PLANES[layout], asked, 1.1).mT
         else:
-            merged, axes = merge_planes(planes / 3, layout)
+            merged, axes = merge_planes(planes / 3, PLANES[layout])
             assert len(axes) == (2 if layout == "official" else 3)
             value = look_up(merged, axes, asked * (2 / 1.1))
         found.append((value, *torch.autograd.grad((value * weight).sum(), [planes, asked])))
@@ -197,13 +197,13 @@ def test_layouts_look_up_the_axes_that_they_name() -> None:
     """A plane that rises along its width shows which world axis that is."""
     ramp = ((torch.arange(64) + 0.5) / 32 - 1).expand(64, 64)
     point = torch.tensor([[[0.1, 0.2, 0.3]]])
-    for layout, each in PLANES.items():
+    for each in PLANES.values():
         for i, plane in enumerate(each):
             across, down = plane.axes
             for image, axis in ((ramp, across), (ramp.T, down)):
                 planes = torch.zeros(1, 3, 1, 64, 64)
                 planes[0, i, 0] = image
-                found = float(sample_planes(planes, point, layout, 1.0)) * 3
+                found = float(sample_planes(planes, each, point, 1.0)) * 3
                 assert found == pytest.approx(2 * float(point[0, 0, axis]), abs=1e-6)
 
 

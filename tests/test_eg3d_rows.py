@@ -8,9 +8,14 @@ from torch import Tensor
 
 from headlift.eg3d import triplane
 from headlift.eg3d.rows import summed_rows
-from headlift.eg3d.triplane import PLANES, XY_BACK, Plane, in_rows, look_up
+from headlift.eg3d.triplane import PLANES, XY_BACK, Plane, in_rows, look_up, xy_before
 
-LAYOUTS = {"three": PLANES["zy"], "two": PLANES["yz"][:2], "back": (*PLANES["zy"], XY_BACK)}
+REACH = torch.rand(6, 6, generator=torch.Generator().manual_seed(1)) - 0.5
+LAYOUTS = {
+    "three": PLANES["zy"],
+    "two": PLANES["yz"][:2],
+    "parts": (*PLANES["zy"], xy_before(REACH), XY_BACK),
+}
 
 
 def sampled(planes: Tensor, each: tuple[Plane, ...], unit: Tensor) -> Tensor:

@@ -10,16 +10,19 @@ from small_networks import solid_generator
 from torch import Tensor
 
 from headlift.eg3d.camera import orbit, project
+from headlift.eg3d.generator import EVERYWHERE
 from headlift.invert.depth_net import MIDDLE, SIDE, SMALLEST_SPREAD, guess_depth, load_depth_net
 from headlift.invert.losses import resize
 from headlift.invert.result import Target
 from headlift.invert.surface import (
+    BEHIND,
     MARGIN,
     SKIN,
     Surface,
     at_side,
     carving_error,
     carving_points,
+    farthest_seen,
     photo_surface,
     surface_error,
 )
@@ -149,3 +152,29 @@ def test_nothing_known_carves_nothing() -> None:
     generator = solid_generator()
     planes = generator.planes(generator.w_avg.expand(1, generator.num_ws, -1))
     assert carving_error(generator, planes, orbit(0.0, 0.0), blank, torch.Generator().manual_seed(0)) == 0
+
+
+def test_the_photo_s_plane_reaches_behind_what_the_photo_shows_and_no_farther() -> None:
+    """Of a ball seen from the front that is its front half, and from beside what lies on that side."""
+    surface, inside = ball_surface()
+    target, side = Target(inside.expand(1, 3, -1, -1), inside, True), 32
+    front = orbit(0.0, 0.0, pivot=(0.0, 0.0, 0.0))
+    ticks = (torch.arange(side) + 0.5) / side - 0.5
+    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
+    height = (RADIUS**2 - x.square() - y.square()).clamp_min(0).sqrt()
+    seen, beside = torch.hypot(x, y) < 0.6 * RADIUS, torch.hypot(x, y) > RADIUS + 2 / side
+    reach = farthest_seen(surface, target, front, side, 1.0) / 2  # world units
+    # Less than the ball's own surface by what is put behind it, and by what a texel's neighbours lie farther back.
+    apart = (height - reach)[seen]
+    assert float(apart.min()) > BEHIND - 0.01
+    assert float(apart.max()) < BEHIND + 0.08
+    assert float(reach[beside].min()) > -BEHIND - 0.01  # as at the rim
+    turned = farthest_seen(surface, target, orbit(0.8, 0.0, pivot=(0.0, 0.0, 0.0)), side, 1.0) / 2
+    assert float(turned[side // 2, side // 2 - 6]) > 0  # the camera stands at positive x
+    assert float(turned[side // 2, side // 2 + 7]) < -0.1
+
+
+def test_a_photo_that_shows_nothing_has_a_plane_that_counts_everywhere() -> None:
+    surface, inside = ball_surface()
+    target = Target(inside.expand(1, 3, -1, -1), 0 * inside, True)
+    assert float(farthest_seen(surface, target, orbit(0.0, 0.0), 8, 1.0).max()) == EVERYWHERE
