@@ -3,7 +3,7 @@
 Bilinear sampling and the decoder's first layer are both linear, so on a grid the three planes can be resampled once in
 two dimensions and taken through that layer there: at point (x, y, z) the hidden layer's input is then a sum of three
 terms, one for each plane, and a voxel costs one broadcast sum, one softplus and one dot product. In the official layout
-two planes see the same coordinates and two terms are left. A plane of x and y that counts in a part of space
+two planes see the same coordinates and two terms are left. A plane of x and y that counts as far as a photo sees
 (`eg3d.own_planes`) is in the first term of blocks in which it counts fully; where it fades, that term is made voxel by
 voxel.
 
@@ -16,8 +16,6 @@ those before any activation, float32, indexed [x, y, z].
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -32,12 +30,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from headlift.eg3d.generator import Generator
-from headlift.eg3d.triplane import merge_planes
+from headlift.eg3d.triplane import FADE, merge_planes
 from headlift.errors import ConfigError
 
 Block = tuple[slice, slice, slice]
-Counted = tuple[int, ...]
-"""Of planes that count in a part of space each: whether it does, 1 or 0."""
 
 BLOCK = (8, 8, 32)
 """Points of a block along x, y and z, the innermost run long: what is decided as a whole."""
@@ -49,8 +45,8 @@ AHEAD = 64
 MARGIN = 3
 """Points around a block that must be on the same side of the level before the block is skipped: one keeps the
 vertices of marching cubes, three the density's gradient at them too."""
-OUT, IN, FADING = 0, 1, 2
-"""How a block lies to a plane that counts in a part of space: wholly outside, wholly inside, or neither."""
+BEHIND, BEFORE, BETWEEN = 0, 1, 2
+"""How a block lies to a plane's reach: where the plane does not count, where it counts fully, or neither."""
 MAX_EXPONENT = 80.0
 """Larger exponents leave float32's range."""
 MAX_SHIFT = 30.0
@@ -139,7 +135,7 @@ def _evaluate(
     """The blocks that are not decided, some at a time: their numbers, z fastest, and their densities."""
     work = _Work(terms, block)
     open_blocks = decided.isnan().flatten().nonzero()[:, 0]
-    kinds, full = work.alike(open_blocks), torch.arange(max(1, BATCH // math.prod(block)), device=open_blocks.device)
+    kinds, full = work.kinds[open_blocks], torch.arange(max(1, BATCH // math.prod(block)), device=open_blocks.device)
     asked = [batch for kind in kinds.unique() for batch in open_blocks[kinds == kind].split(len(full))]
 
     def densities(index: Int[Tensor, " m"]) -> Float[Tensor, "m a b c"]:
@@ -189,24 +185,28 @@ class _Terms:
     """The decoder's second layer, its row for the density."""
     bias: Float[Tensor, ""]
     """And that row's bias."""
-    parts: tuple[Part, ...]
+    part: Part | None
     """What is added to the first one in a part of space."""
 
     @property
-    def sums(self) -> list[Counted]:
-        """All that may count of the parts; nothing comes first."""
-        return list(itertools.product((OUT, IN), repeat=len(self.parts)))
+    def firsts(self) -> tuple[Float[Tensor, "h r r"], ...]:
+        """The first plane's values `BEHIND` that part's reach and, if there is a part, `BEFORE` it."""
+        return self.values[:1] if self.part is None else (self.values[0], self.values[0] + self.part.values)
 
-    def first(self, counted: Counted) -> Float[Tensor, "h r r"]:
-        """The first plane's values together with those parts' that count."""
-        return sum(
-            (part.values for part, count in zip(self.parts, counted, strict=True) if count), start=self.values[0]
-        )
+    def kinds(self, block: tuple[int, int, int], margin: int) -> Int[Tensor, "i j k"]:
+        """Of each block, with `margin` points around it: `BEHIND`, `BEFORE` or `BETWEEN`."""
+        if self.part is None:
+            return torch.full(_counts(self, block), BEHIND, device=self.row.device, dtype=torch.int32)
+        along = _along(self.part.slope, block[2], margin)
+        across = _windows(self.part.offset[None], block[:2], margin)[0].flatten(2)
+        lowest = across.amin(dim=2)[..., None] + along.amin(dim=1)
+        highest = across.amax(dim=2)[..., None] + along.amax(dim=1)
+        return torch.where(highest <= 0, BEHIND, torch.where(lowest >= 1, BEFORE, BETWEEN)).int()
 
 
 @dataclass(frozen=True)
 class Part:
-    """A plane of x and y that counts in a part of space."""
+    """A plane of x and y that counts as far as its reach."""
 
     values: Float[Tensor, "h r r"]
     """What it adds to the hidden layer's input where it counts fully."""
@@ -214,14 +214,6 @@ class Part:
     """How much it counts is the sum of this along z,"""
     offset: Float[Tensor, "r r"]
     """and this over x and y, from 0 to 1."""
-
-    def kinds(self, block: tuple[int, int, int], margin: int) -> Int[Tensor, "i j k"]:
-        """Of each block, with `margin` points around it: `OUT`, `IN` or `FADING`."""
-        along = _along(self.slope, block[2], margin)
-        across = _windows(self.offset[None], block[:2], margin)[0].flatten(2)
-        lowest = across.amin(dim=2)[..., None] + along.amin(dim=1)
-        highest = across.amax(dim=2)[..., None] + along.amax(dim=1)
-        return torch.where(highest <= 0, OUT, torch.where(lowest >= 1, IN, FADING)).int()
 
 
 def _terms(generator: Generator, planes: Float[Tensor, "1 j c p p"], resolution: int) -> _Terms:
@@ -232,7 +224,7 @@ def _terms(generator: Generator, planes: Float[Tensor, "1 j c p p"], resolution:
     points = torch.stack([width, height], dim=-1)[None]
     values: list[Tensor] = []
     axes: list[tuple[int, int]] = []
-    parts: list[Part] = []
+    part: Part | None = None
     for i, plane in enumerate(spanned):
         across, down = plane.axes
         sampled = F.grid_sample(merged[:, i], points, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
@@ -241,14 +233,12 @@ def _terms(generator: Generator, planes: Float[Tensor, "1 j c p p"], resolution:
             term = term + b1[:, None, None]
         # The look-up's rows run along its second axis; here the lower axis comes first.
         term = term.contiguous() if down < across else term.mT.contiguous()
-        if plane.share:
-            offset = plane.share.offsets(points[0])
-            offset = torch.full_like(width, offset) if isinstance(offset, float) else offset
-            parts.append(Part(term, plane.share.slope * unit, offset.T.contiguous()))
+        if plane.reach is not None:
+            part = Part(term, unit / FADE, plane.offset(points[0]).T.contiguous())
         else:
             values.append(term)
             axes.append((min(across, down), max(across, down)))
-    return _Terms(tuple(values), tuple(axes), w2[0], b2[0], tuple(parts))
+    return _Terms(tuple(values), tuple(axes), w2[0], b2[0], part)
 
 
 class _Work:
@@ -259,53 +249,42 @@ class _Work:
         self.plain = torch.is_grad_enabled() and any(v.requires_grad for v in (*terms.values, terms.row))
         self.counts = _counts(terms, block)
         self.buffers = threading.local()
-        self.kinds = [part.kinds(block, 0).flatten() for part in terms.parts]
-        firsts = {counted: terms.first(counted) for counted in terms.sums}
+        self.kinds = terms.kinds(block, 0).flatten()
+        firsts = terms.firsts
         self.multiplied, order = 0, torch.arange(len(terms.row), device=terms.row.device)
         if not self.plain:
             # Most channels are multiplied: softplus(a + b + c) = m + log(e^-m + e^(a + b + c - m)), with a shift m that
             # keeps the largest product finite, and each factor scaled to its share of it. Those come first; the terms
             # of the others are added.
             tops = torch.stack([term.amax(dim=(1, 2)) for term in terms.values])
-            tops[0] = torch.stack([term.amax(dim=(1, 2)) for term in firsts.values()]).amax(dim=0)
+            tops[0] = torch.stack([term.amax(dim=(1, 2)) for term in firsts]).amax(dim=0)
             shift = (tops.sum(dim=0) - MAX_EXPONENT).clamp_min(0)
             order = shift.argsort()
             self.multiplied = int((shift <= MAX_SHIFT).sum())
-        self.firsts = {counted: self._in_blocks(term[order], (0, 1)) for counted, term in firsts.items()}
+        self.firsts = [self._in_blocks(term[order], (0, 1)) for term in firsts]
         self.others = [
             self._in_blocks(term[order], pair) for term, pair in zip(terms.values[1:], terms.axes[1:], strict=True)
         ]
-        # What the first term is made of where a part fades.
-        self.base = self._in_blocks(terms.values[0][order], (0, 1))
-        self.fading = [
-            (
-                self._in_blocks(part.values[order], (0, 1)),
-                _along(part.slope, block[2], 0),
-                self._in_blocks(part.offset[None], (0, 1))[0],
-            )
-            for part in terms.parts
-        ]
+        if terms.part:
+            # What the first term is made of between.
+            self.base = self._in_blocks(terms.values[0][order], (0, 1))
+            self.added = self._in_blocks(terms.part.values[order], (0, 1))
+            self.slope = _along(terms.part.slope, block[2], 0)
+            self.offset = self._in_blocks(terms.part.offset[None], (0, 1))[0]
         if self.plain:
             return
         self.row, tops, shift = terms.row[order][None], tops[:, order], shift[order]
         scales = ((tops.sum(dim=0) - shift) / len(tops) - tops)[:, : self.multiplied, None, None, None]
         self.scale = scales[0].unsqueeze(-1)
-        for first in self.firsts.values():
+        for first in self.firsts:
             first[: self.multiplied].add_(scales[0]).exp_()
         for other, scale in zip(self.others, scales[1:], strict=True):
             other[: self.multiplied].add_(scale).exp_()
         self.one = (-shift[: self.multiplied]).exp().view(-1, 1, 1, 1, 1)
         self.bias = terms.bias + self.row[0, : self.multiplied] @ shift[: self.multiplied]
 
-    def alike(self, index: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
-        """A number for each of these blocks, the same for those that lie alike to all parts."""
-        numbers = torch.zeros_like(index)
-        for kinds in self.kinds:
-            numbers = 3 * numbers + kinds[index]
-        return numbers
-
     def __call__(self, index: Int[Tensor, " m"]) -> Float[Tensor, "m a b c"]:
-        """The blocks with these numbers, which lie alike to all parts."""
+        """The blocks with these numbers, all of one kind."""
         parts = self._of_planes(index)
         if self.plain:
             summed = F.softplus(sum(parts[1:], start=parts[0]))
@@ -340,14 +319,12 @@ class _Work:
                 2 + ({0, 1, 2} - {a, b}).pop()
             )
 
-        kinds = tuple(int(of_all[index[0]]) for of_all in self.kinds)
-        if FADING not in kinds:
-            first = part(self.firsts[kinds], 0, 1)
+        kind = int(self.kinds[index[0]])
+        if kind != BETWEEN:
+            first = part(self.firsts[kind], 0, 1)
         else:
-            first, across = part(self.base, 0, 1), place[0] * j + place[1]
-            for values, slope, offset in self.fading:
-                share = (slope[place[2]][:, None, None] + offset[across][..., None]).clamp(0, 1)
-                first = first + share * part(values, 0, 1)
+            share = self.slope[place[2]][:, None, None] + self.offset[place[0] * j + place[1]][..., None]
+            first = part(self.base, 0, 1) + share.clamp(0, 1) * part(self.added, 0, 1)
             if not self.plain:
                 first[: self.multiplied].add_(self.scale).exp_()
         return [first, *(part(factor, a, b) for factor, (a, b) in zip(self.others, self.terms.axes[1:], strict=True))]
@@ -399,29 +376,25 @@ def density_bounds(
     plane's share can be bounded with its channels together (as in CROWN, Zhang et al., NeurIPS 2018); plain interval
     arithmetic loses how the channels hang together, and bounds almost nothing.
     """
-    firsts = {counted: _windows(terms.first(counted), block[:2], margin) for counted in terms.sums}
+    firsts = [_windows(first, block[:2], margin) for first in terms.firsts]
     others = [
         (_windows(term, (block[pair[0]], block[pair[1]]), margin), pair)
         for term, pair in zip(terms.values[1:], terms.axes[1:], strict=True)
     ]
-    kinds = [part.kinds(block, margin) for part in terms.parts]
+    kinds = terms.kinds(block, margin)
 
-    def of_sums(extreme: Callable[[Tensor, Tensor], Tensor], found: dict[Counted, Tensor]) -> Tensor:
-        """The extreme over the first plane's sums that occur in a block, which bounds all that lies between them."""
-        if not kinds:
-            return found[()]
-        never = math.inf if extreme is torch.minimum else -math.inf
-        occurring = []
-        for counted, value in found.items():
-            occurs = [(kind == FADING) | (kind == count) for kind, count in zip(kinds, counted, strict=True)]
-            occurring.append(torch.where(torch.stack(occurs).all(dim=0), value, never))
-        return functools.reduce(extreme, occurring)
+    def of_both(extreme: Callable[[Tensor, Tensor], Tensor], found: list[Tensor]) -> Tensor:
+        """What holds behind the reach, before it, or the extreme of both, which bounds all that lies between them."""
+        if len(found) == 1:
+            return found[0]
+        behind, before = found
+        return torch.where(kinds == BEHIND, behind, torch.where(kinds == BEFORE, before, extreme(behind, before)))
 
     def reached(extreme: Callable[..., Tensor], among: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Each hidden unit's least or greatest input over each block."""
-        first = {counted: extreme(window, dim=(-2, -1)).unsqueeze(3) for counted, window in firsts.items()}
+        first = [extreme(window, dim=(-2, -1)).unsqueeze(3) for window in firsts]
         rest = [extreme(w, dim=(-2, -1)).unsqueeze(1 + ({0, 1, 2} - set(pair)).pop()) for w, pair in others]
-        return sum(rest, start=of_sums(among, first))
+        return sum(rest, start=of_both(among, first))
 
     low, high = reached(torch.amin, torch.minimum), reached(torch.amax, torch.maximum)
     width = (high - low).clamp_min(1e-6)
@@ -436,8 +409,7 @@ def density_bounds(
         lifts = row * sign > 0
         slope = row * sign * torch.where(lifts, chord, tangent)
         linear = (row * sign * torch.where(lifts, chord_offset, tangent_offset)).sum(dim=0)
-        first = {counted: _greatest(slope, window, (0, 1)) for counted, window in firsts.items()}
-        linear = linear + of_sums(torch.maximum, first)
+        linear = linear + of_both(torch.maximum, [_greatest(slope, window, (0, 1)) for window in firsts])
         linear = sum((_greatest(slope, window, pair) for window, pair in others), start=linear)
         interval = (row * sign * F.softplus(torch.where(lifts, high, low))).sum(dim=0)
         bounds.append(torch.minimum(linear, interval) * sign + terms.bias)

@@ -19,11 +19,11 @@ from headlift.eg3d.rays import Jitter
 from headlift.eg3d.rounding import blend_middles
 from headlift.eg3d.spec import GeneratorSpec, NoiseMode
 from headlift.eg3d.superres import Superresolution
-from headlift.eg3d.triplane import PLANES, XY_BACK, Plane, in_rows, look_up, merge_planes, sample_planes, xy_before
+from headlift.eg3d.triplane import PLANES, Plane, in_rows, look_up, merge_planes, sample_planes
 from headlift.values import Camera, RenderOutput
 
 EVERYWHERE = -2.0
-"""A reach of the plane for the photo behind all that there is."""
+"""A photo's reach behind all that there is."""
 POINTS_PER_CHUNK = 2**16
 """Points that are decoded at once when no gradient is wanted: what stays in the cache."""
 
@@ -44,7 +44,8 @@ class Generator(nn.Module):
     """z and camera to picture, in steps that can be used one by one. Parameters carry the published names."""
 
     photo_reach: Float[Tensor, "p p"]
-    """Down to which z, in halves of the box, the plane for the photo counts fully in each texel's column."""
+    """How far back a photo sees in each texel's column, z in halves of the box; for heads with planes of their own for
+    photo or back."""
 
     def __init__(self, spec: GeneratorSpec) -> None:
         super().__init__()
@@ -58,11 +59,12 @@ class Generator(nn.Module):
         plane = (channels, spec.backbone.resolution, spec.backbone.resolution)
         if spec.photo_plane:
             self.photo_plane = nn.Parameter(torch.zeros(plane))
-            self.register_buffer("photo_reach", torch.full(plane[1:], EVERYWHERE))
         if spec.side_planes:
             self.side_planes = nn.Parameter(torch.zeros(2, *plane))
         if spec.back_plane:
             self.back_plane = nn.Parameter(torch.zeros(plane))
+        if spec.photo_plane or spec.back_plane:
+            self.register_buffer("photo_reach", torch.full(plane[1:], EVERYWHERE))
 
     @property
     def num_ws(self) -> int:
@@ -72,10 +74,8 @@ class Generator(nn.Module):
     @property
     def spanned(self) -> tuple[Plane, ...]:
         """What each of a head's feature planes spans."""
-        each: tuple[Plane, ...] = PLANES[self.spec.plane_layout]
-        if self.spec.photo_plane:
-            each += (xy_before(self.photo_reach),)
-        return (*each, XY_BACK) if self.spec.back_plane else each
+        each = PLANES[self.spec.plane_layout]
+        return (*each, Plane((0, 1), self.photo_reach)) if self.spec.photo_plane or self.spec.back_plane else each
 
     @property
     def w_avg(self) -> Float[Tensor, " w"]:
@@ -113,8 +113,7 @@ class Generator(nn.Module):
         generator: torch.Generator | None = None,
         fused: bool | None = None,
     ) -> Float[Tensor, "n j c p p"]:
-        """The feature planes of heads, in float32: three, and those for photo and back, if there are such, whatever the
-        code (`spanned`).
+        """The feature planes of heads, in float32: three, and one more where a head has planes of its own (`spanned`).
 
         `generator` draws the noise of mode "random".
         """
@@ -125,10 +124,15 @@ class Generator(nn.Module):
         planes = image.reshape(len(image), 3, self.spec.plane_channels, *image.shape[2:])
         if self.spec.side_planes:
             planes = torch.cat([planes[:, :1], planes[:, 1:] + self.side_planes.to(planes)], dim=1)
-        more = ([self.photo_plane] if self.spec.photo_plane else []) + (
-            [self.back_plane] if self.spec.back_plane else []
-        )
-        return torch.cat([planes, *(plane.to(planes).expand(len(planes), 1, -1, -1, -1) for plane in more)], dim=1)
+        # Before its reach the photo's plane counts, behind it that for the back: the latter everywhere, and before it
+        # the difference.
+        before: Tensor | float = self.photo_plane.to(planes) if self.spec.photo_plane else 0.0
+        if self.spec.back_plane:
+            behind = self.back_plane.to(planes)
+            planes, before = torch.cat([planes[:, :1] + behind, planes[:, 1:]], dim=1), before - behind
+        if isinstance(before, float):
+            return planes
+        return torch.cat([planes, before.expand(len(planes), 1, -1, -1, -1)], dim=1)
 
     def render(
         self,

@@ -2,16 +2,15 @@
 
 *The plane for the photo* spans x and y once more. The backbone draws its planes through a few convolutions that all
 places share; what a photo shows finer than that has a number for each texel here. It counts as far back as the photo
-sees, in each texel's column, and fades behind that (`eg3d.triplane`): farther on it would draw streaks along z, on
-cheeks and hair seen from beside, and the face once more at the back of the head. It counts everywhere where nobody
-says how far the photo sees.
+sees in each texel's column (`Generator.photo_reach`): farther on it would draw streaks along z, on cheeks and hair seen
+from beside, and the face once more at the back of the head.
 
 *The planes for the sides* are added to the other two. They are for what other views are to show: a frontal photo that
 had them for itself would draw lines across the cheeks.
 
-*The plane for the back* spans x and y, too, and counts at the back alone. Of three planes that one is the same for face
-and back: what is drawn on it for the face shows through at the back, unless the other two undo it there. PanoHead (An
-et al., CVPR 2023) gives all planes depth against that and trains with it.
+*The plane for the back* spans x and y, too, and counts behind what the photo sees. Of three planes that one is the same
+for face and back: what is drawn on it for the face shows through at the back, unless the other two undo it there.
+PanoHead (An et al., CVPR 2023) gives all planes depth against that and trains with it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ BACK = "back_plane"
 OWN = (PHOTO, SIDES, BACK)
 """Names of the parameters, and of the spec's fields that say whether there are such."""
 REACH = "photo_reach"
-"""Name of the tensor that goes with the plane for the photo."""
+"""Name of the tensor that goes with the first and the last of them."""
 
 
 def with_own_planes(generator: Generator, *names: str) -> Generator:
@@ -46,10 +45,10 @@ def own_planes(generator: Generator) -> dict[str, nn.Parameter]:
 
 
 def with_same_planes(first: Generator, second: Generator) -> tuple[Generator, Generator]:
-    """Copies of two generators that have each other's planes too; one for the photo reaches as far as the other's."""
+    """Copies of two generators that have each other's planes too; where one knew no reach, it has the other's."""
     names = {*own_planes(first), *own_planes(second)}
     pair = with_own_planes(first, *names), with_own_planes(second, *names)
-    if first.spec.photo_plane != second.spec.photo_plane:
-        one, other = pair if first.spec.photo_plane else pair[::-1]
-        other.photo_reach.copy_(one.photo_reach)
+    knew = [REACH in generator.state_dict() for generator in (first, second)]
+    if knew[0] != knew[1]:
+        pair[knew.index(False)].photo_reach.copy_(pair[knew.index(True)].photo_reach)
     return pair

@@ -26,7 +26,7 @@ def summed_rows(
     planes: Float[Tensor, "1 k c p p"],
     unit: Float[Tensor, "1 m 3"],
     axes: Sequence[tuple[int, int]],
-    shares: Sequence[Float[Tensor, " m"] | None],
+    shares: Sequence[Float[Tensor, "1 m"] | None],
 ) -> Float[Tensor, "m c"]:
     """Sum over the planes of their features at points given in [-1, 1]^3 (bilinear, zero outside), in float32.
 
@@ -39,7 +39,8 @@ def summed_rows(
     k, c, side = planes.shape[1:4]
     # The memory as it lies, if a texel's channels do so side by side.
     table = planes[0].permute(2, 3, 0, 1).reshape(-1, c)
-    return _SummedRows.apply(table, _Corners(unit[0].detach(), side, axes, shares))  # type: ignore[no-any-return]
+    each = [None if share is None else share[0] for share in shares]
+    return _SummedRows.apply(table, _Corners(unit[0].detach(), side, axes, each))  # type: ignore[no-any-return]
 
 
 class _Corners:

@@ -213,7 +213,7 @@ class GeneratorSpec:
     side_planes: bool = False
     """Two more are added to the planes other than that of x and y, whatever the code."""
     back_plane: bool = False
-    """Another one, xy once more, is added to the others at the back, whatever the code."""
+    """Another one, xy once more, is added to the others behind what the photo sees, whatever the code."""
     image_resolution: int = 512
     """Side of the picture, pixels."""
     neural_resolution: int = 128

@@ -19,27 +19,32 @@ from torch import Tensor
 from headlift.eg3d import rows
 from headlift.eg3d.spec import PlaneLayout
 
-FADE = (-0.2, -0.36)
-"""Where, in z, the back begins and where it counts fully; in halves of the box. A photo of a face sees little of it."""
-FADE_BEHIND = 0.08
-"""Over so much of z the plane for the photo fades behind what the photo shows; in halves of the box."""
+FADE = 0.08
+"""Over so much of z a plane fades behind its reach, in halves of the box."""
 
 
 @dataclass(frozen=True, eq=False)
-class Share:
-    """How much a plane counts at a point: `slope * z + offset`, from 0 to 1; coordinates in halves of the box."""
+class Plane:
+    """What one of the planes spans."""
 
-    slope: float
-    offset: float | Float[Tensor, "p p"]
-    """One for all, or one for each texel of a plane that spans x and y; bilinear in between, beyond the plane as at its
-    rim."""
+    axes: tuple[int, int]
+    """The world axes along its width and its height."""
+    reach: Float[Tensor, "p p"] | None = None
+    """Down to which z it counts fully at each of its texels, if it spans x and y and does not count everywhere; in
+    halves of the box."""
 
-    def offsets(self, xy: Float[Tensor, "n m 2"]) -> float | Float[Tensor, "n m"]:
-        """The offset at places given in [-1, 1]^2."""
-        if isinstance(self.offset, float):
-            return self.offset
+    def share(self, unit: Float[Tensor, "n m 3"]) -> Float[Tensor, "n m"] | None:
+        """How much it counts at points given in [-1, 1]^3, from 0 to 1; None for fully."""
+        if self.reach is None:
+            return None
+        return (unit[..., 2] / FADE + self.offset(unit[..., :2])).clamp(0, 1)
+
+    def offset(self, xy: Float[Tensor, "n m 2"]) -> Float[Tensor, "n m"]:
+        """What the share is before it is kept between 0 and 1, at z = 0 and places given in [-1, 1]^2: bilinear, beyond
+        the plane as at its rim."""
+        assert self.reach is not None
         found = F.grid_sample(
-            self.offset[None, None],
+            1 - self.reach[None, None] / FADE,
             xy.flatten(0, 1)[None, None],
             mode="bilinear",
             padding_mode="border",
@@ -47,24 +52,8 @@ class Share:
         )
         return found.reshape(xy.shape[:2])
 
-    def __call__(self, unit: Float[Tensor, "n m 3"]) -> Float[Tensor, "n m"]:
-        """How much it counts at points given in [-1, 1]^3."""
-        return (self.slope * unit[..., 2] + self.offsets(unit[..., :2])).clamp(0, 1)
-
-
-@dataclass(frozen=True)
-class Plane:
-    """What one of the planes spans."""
-
-    axes: tuple[int, int]
-    """The world axes along its width and its height."""
-    share: Share | None = None
-    """How much it counts where; None for fully everywhere."""
-
 
 XY, XZ = Plane((0, 1)), Plane((0, 2))
-XY_BACK = Plane((0, 1), Share(-1 / (FADE[0] - FADE[1]), FADE[0] / (FADE[0] - FADE[1])))
-"""x and y at the back alone."""
 
 PLANES: dict[PlaneLayout, tuple[Plane, Plane, Plane]] = {
     "official": (XY, XZ, Plane((2, 0))),
@@ -72,11 +61,6 @@ PLANES: dict[PlaneLayout, tuple[Plane, Plane, Plane]] = {
     "yz": (XY, XZ, Plane((1, 2))),
 }
 """The three planes of each layout, in order."""
-
-
-def xy_before(reach: Float[Tensor, "p p"]) -> Plane:
-    """x and y down to a z of each texel's, in halves of the box, and fading behind it."""
-    return Plane((0, 1), Share(1 / FADE_BEHIND, 1 - reach / FADE_BEHIND))
 
 
 def sample_planes(
@@ -114,7 +98,7 @@ def look_up(
     n, k, c = planes.shape[:3]
     with torch.autocast(planes.device.type, enabled=False):
         if rows.pays(planes, unit):
-            shares = [plane.share(unit)[0] if plane.share else None for plane in each]
+            shares = [plane.share(unit) for plane in each]
             return rows.summed_rows(planes.float(), unit.float(), [plane.axes for plane in each], shares).T[None]
         return _sample(planes.float(), each, unit.float()).reshape(n, k, c, -1).sum(dim=1)
 
@@ -129,7 +113,9 @@ def _sample(
 ) -> Float[Tensor, "n*k c 1 m"]:
     uv = torch.stack([unit[..., list(plane.axes)] for plane in each], dim=1).flatten(0, 1)[:, None]
     found = F.grid_sample(planes.flatten(0, 1), uv, mode="bilinear", padding_mode="zeros", align_corners=False)
-    if any(plane.share for plane in each):
-        shares = [plane.share(unit) if plane.share else torch.ones_like(unit[..., 2]) for plane in each]
-        found = found * torch.stack(shares, dim=1).flatten(0, 1)[:, None, None]
+    shares = [plane.share(unit) for plane in each]
+    if any(share is not None for share in shares):
+        full = torch.ones_like(unit[..., 2])
+        each_share = torch.stack([full if share is None else share for share in shares], dim=1)
+        found = found * each_share.flatten(0, 1)[:, None, None]
     return found

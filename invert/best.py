@@ -34,7 +34,7 @@ from headlift.invert.sides import (
     guard_cameras,
     guard_losses,
 )
-from headlift.invert.surface import at_side, carving_error, farthest_seen
+from headlift.invert.surface import at_side, carving_error, set_reach
 from headlift.invert.task import Moment, Task, Terms, no_terms
 from headlift.invert.tuning import tune, tuning_rng
 from headlift.values import Step
@@ -49,9 +49,7 @@ def best(task: Task) -> Generator[Step, None, Inversion]:
     view, start = task.views[0], pivot
     if task.config.tuning.photo_gain:
         start = replace(pivot, generator=with_own_planes(pivot.generator, PHOTO))
-        if view.surface:
-            reach, box = start.generator.photo_reach, pivot.generator.spec.render.box_warp
-            reach.copy_(farthest_seen(view.surface, view.target, pivot.cameras[0], len(reach), box))
+        set_reach(start.generator, view.surface, view.target, pivot.cameras[0])
     rng = tuning_rng(task)
     cameras = guard_cameras(task.config.tuning.side_views, pivot.cameras[0], view.target.white, rng)
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from headlift.invert.losses import resize, resize_weighted
 from headlift.invert.result import Target
-from headlift.invert.warp import forward_splat, surface_points
+from headlift.invert.warp import forward_splat, normals_of, surface_points
 from headlift.values import Camera
 
 FACING = 0.1
@@ -37,12 +37,7 @@ def lay_out(target: Target, camera: Camera, depth: Float[Tensor, "1 1 r r"], sur
     side = 2 * target.image.shape[-1]
     fine, share = resize_weighted(depth, sure, side)
     points = surface_points(fine, camera)
-    grid = points.reshape(side, side, 3)
-    across = torch.gradient(grid, dim=1)[0]
-    down = torch.gradient(grid, dim=0)[0]
-    normals = F.normalize(torch.linalg.cross(down, across), dim=-1).reshape(1, -1, 3)
-    towards = F.normalize(camera.origin[:, None] - points, dim=-1)
-    normals = normals * (normals * towards).sum(-1, keepdim=True).sign()
+    normals = normals_of(points, camera)
     weight = ((share > 0.6) & (resize(target.mask, side) > 0.9)).to(depth.dtype)
     return Sheet(points, normals, resize(target.image, side), weight)
 

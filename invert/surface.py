@@ -22,7 +22,7 @@ from headlift.eg3d.training.losses import empty_loss, solid_loss
 from headlift.invert.depth_net import guess_depth
 from headlift.invert.losses import depth_error, resize, resize_weighted
 from headlift.invert.result import Target
-from headlift.invert.warp import pixel_centres, sample, steps, surface_points
+from headlift.invert.warp import normals_of, pixel_centres, sample, steps, surface_points
 from headlift.values import Camera
 
 SURE, LAST_SURE = 0.03, 0.05
@@ -34,6 +34,10 @@ MARGIN, SKIN = 0.02, 0.03
 """Space is empty up to `MARGIN` before the guessed surface, and solid for `SKIN` behind it, world units."""
 POINTS = 1024
 """Points of each kind in a step of carving."""
+FACE = -0.2
+"""How far back a photo of a face is taken to see where its surface is not known; z in halves of the box."""
+FACING = 0.4
+"""Cosine of the steepest angle at which the photo's plane is for a place."""
 BEHIND = 0.04
 """So far behind what the photo shows its plane still counts fully, world units: guesses of depth are that far off."""
 SOLID_SHARE = 0.2
@@ -73,28 +77,44 @@ def at_side(surface: Surface, side: int) -> tuple[Float[Tensor, "1 1 r r"], Floa
     return resize_weighted(surface.depth, surface.trust, side)
 
 
+def set_reach(generator: Generator, surface: Surface | None, target: Target, camera: Camera) -> None:
+    """Tell a generator's own planes how far back a photo sees. One that shows all of a scene is taken to see all."""
+    reach = generator.photo_reach
+    if surface:
+        reach.copy_(farthest_seen(surface, target, camera, len(reach), generator.spec.render.box_warp))
+    else:
+        reach.fill_(FACE if target.white else EVERYWHERE)
+
+
 @torch.no_grad()
 def farthest_seen(
     surface: Surface, target: Target, camera: Camera, side: int, box_warp: float
 ) -> Float[Tensor, "{side} {side}"]:
     """How far back the photo shows the head, for each texel of a plane that spans x and y: z in halves of the box.
 
-    It is that of the farthest place in a texel's column or beside it, less `BEHIND`. Columns in which nothing is seen
+    It is that of the farthest place in a texel's column or beside it, less `BEHIND`. Places that the photo grazes do
+    not count: the few pixels that it has of them would be drawn as streaks along z. Columns in which nothing is seen
     have what their nearest neighbours have; where nothing is seen at all, it is behind all that there is.
     """
-    fine = 2 * surface.depth.shape[-1]
-    depth = F.interpolate(surface.depth, size=fine, mode="nearest")
-    inside = resize(target.mask, fine).flatten() > 0.5
-    unit = surface_points(depth, camera)[0, inside] * (2 / box_warp)
+    points = surface_points(surface.depth, camera)
+    facing = (normals_of(points, camera) * F.normalize(camera.origin[:, None] - points, dim=-1)).sum(-1)
+    seen = (resize(target.mask, surface.depth.shape[-1]) > 0.5) & (facing.reshape(surface.depth.shape) > FACING)
+    # Each pixel as four, so that no texel is left out between two.
+    fine = surface_points(_fourfold(surface.depth), camera)[0, _fourfold(seen.float()).flatten() > 0]
+    unit = fine * (2 / box_warp)
     unit = unit[(unit.abs() < 1).all(dim=1)]
     if not len(unit):
-        return torch.full((side, side), EVERYWHERE, device=depth.device)
+        return torch.full((side, side), EVERYWHERE, device=points.device)
     column, row = ((unit[:, :2] + 1) / 2 * side).long().unbind(1)
-    reach = torch.full((side * side,), torch.inf, device=depth.device)
+    reach = torch.full((side * side,), torch.inf, device=points.device)
     reach = reach.scatter_reduce(0, row * side + column, unit[:, 2], "amin").view(1, 1, side, side)
     while not bool(reach.isfinite().all()):
         reach = torch.where(reach.isfinite(), reach, lowest_beside(reach))
     return lowest_beside(reach)[0, 0] - BEHIND * 2 / box_warp
+
+
+def _fourfold(values: Float[Tensor, "1 1 s s"]) -> Float[Tensor, "1 1 t t"]:
+    return F.interpolate(values, scale_factor=2, mode="nearest")
 
 
 def lowest_beside(values: Float[Tensor, "1 1 s s"]) -> Float[Tensor, "1 1 s s"]:

@@ -6,6 +6,8 @@ published methods take it for z-depth, which is off by up to 1.4 % at the corner
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -36,6 +38,17 @@ def surface_points(depth: Float[Tensor, "n 1 s s"], camera: Camera) -> Float[Ten
     n, side = depth.shape[0], depth.shape[-1]
     uv = pixel_centres(side, depth.device).expand(n, -1, -1)
     return unproject(camera, uv, depth.flatten(1))
+
+
+def normals_of(points: Float[Tensor, "1 m 3"], camera: Camera) -> Float[Tensor, "1 m 3"]:
+    """Unit normals of a surface at the points that a camera's pixels see, row by row; they point towards the camera."""
+    side = math.isqrt(points.shape[1])
+    grid = points.reshape(side, side, 3)
+    across = torch.gradient(grid, dim=1)[0]
+    down = torch.gradient(grid, dim=0)[0]
+    normals = F.normalize(torch.linalg.cross(down, across), dim=-1).reshape(1, -1, 3)
+    towards = F.normalize(camera.origin[:, None] - points, dim=-1)
+    return normals * (normals * towards).sum(-1, keepdim=True).sign()
 
 
 def visibility(

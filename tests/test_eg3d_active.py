@@ -42,12 +42,12 @@ def difference(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) 
     return float((apart / sum(float(value.square().sum()) for value in wanted.values())) ** 0.5)
 
 
-@pytest.mark.parametrize(("layout", "parts"), [("official", False), ("official", True), ("zy", False), ("zy", True)])
+@pytest.mark.parametrize(("layout", "own"), [("official", False), ("official", True), ("zy", False), ("zy", True)])
 @pytest.mark.parametrize("importance", [0, 6])
-def test_with_next_to_no_cut_everything_is_as_without(layout: PlaneLayout, parts: bool, importance: int) -> None:
+def test_with_next_to_no_cut_everything_is_as_without(layout: PlaneLayout, own: bool, importance: int) -> None:
     render = replace(SPEC.render, importance_samples=importance)
-    generator = random_generator(replace(SPEC, plane_layout=layout, photo_plane=parts, back_plane=parts, render=render))
-    if parts:
+    generator = random_generator(replace(SPEC, plane_layout=layout, photo_plane=own, back_plane=own, render=render))
+    if own:
         generator.photo_reach.fill_(0.1)
     plain, wanted = gradients(generator, 0.0)
     active, found = gradients(generator, 1e-12)

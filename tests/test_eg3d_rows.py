@@ -8,13 +8,13 @@ from torch import Tensor
 
 from headlift.eg3d import triplane
 from headlift.eg3d.rows import summed_rows
-from headlift.eg3d.triplane import PLANES, XY_BACK, Plane, in_rows, look_up, xy_before
+from headlift.eg3d.triplane import PLANES, Plane, in_rows, look_up
 
 REACH = torch.rand(6, 6, generator=torch.Generator().manual_seed(1)) - 0.5
 LAYOUTS = {
     "three": PLANES["zy"],
     "two": PLANES["yz"][:2],
-    "parts": (*PLANES["zy"], xy_before(REACH), XY_BACK),
+    "reach": (*PLANES["zy"], Plane((0, 1), REACH)),
 }
 
 
