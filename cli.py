@@ -323,7 +323,7 @@ class Doctor:
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 nothing done, 2 for what the user can mend, 130 when interrupted."""
+    """Run the command line and exit: 0 done, 2 for what the user can mend, 130 when interrupted."""
     try:
         code = run(sys.argv[1:])
     except HeadliftError as error:
@@ -386,6 +386,11 @@ def _defaults(arguments: list[str]) -> ReconstructConfig:
         return preset("standard")  # the real parser will say what is wrong
     method = known.method if known.method in get_args(Method) else None
     if known.config is not None:
+        if known.preset is not None:
+            raise ConfigError(
+                "--config has all settings, those of its own preset; leave --preset out, and change single settings "
+                "by their flags"
+            )
         config = read_config(known.config)
         return with_method(config, method) if method else config
     usual: Preset = "fast" if arguments[:2] == ["evaluate", "inversion"] else "standard"
@@ -436,7 +441,7 @@ def run_reconstruct(verb: Reconstruct) -> int:
     from headlift.run_folder import reconstruct_into
 
     pose = verb.settings.pose
-    pose = replace(pose, face=verb.face or pose.face, force=verb.force or pose.force)
+    pose = replace(pose, face=pose.face if verb.face is None else verb.face, force=verb.force or pose.force)
     out = verb.out or output_folder(verb.photo)
     with StepProgress(verb.quiet) as progress, stop_on_interrupt(progress.note) as should_stop:
         result = reconstruct_into(
@@ -449,8 +454,10 @@ def run_reconstruct(verb: Reconstruct) -> int:
             progress.note,
             verb.more,
         )
+        ended = should_stop()
+    code = 130 if ended else 0
     if verb.quiet:
-        return 0
+        return code
     if result is None:
         show(f"{out} already holds this photo's head with these settings; --overwrite makes it anew.")
         return 0
@@ -460,7 +467,7 @@ def run_reconstruct(verb: Reconstruct) -> int:
     for complaint in result.check.complaints:
         warn(f"look closely: {complaint}.")
     show(f"Results are in {out}; open {out / 'report.html'} first.")
-    return 0
+    return code
 
 
 def run_pose(verb: Pose) -> int:
@@ -469,7 +476,7 @@ def run_pose(verb: Pose) -> int:
     out = verb.out or Path("out") / f"{verb.photo.stem}-pose"
     notice = ignore if verb.quiet else warn
     if verb.photo.is_dir():
-        done, failed = pose_folder(verb.photo, out, verb.settings, verb.overwrite, notice)
+        done, failed = pose_folder(verb.photo, out, verb.settings, verb.overwrite, notice, warn)
         if not verb.quiet:
             show(f"{done} photos done, {failed} failed; the cameras are in {out / 'dataset.json'}.")
         return 0 if done else 2
@@ -560,6 +567,8 @@ def run_batch(verb: Batch) -> int:
         def on_row(row: batch.Row) -> None:
             nonlocal done
             done += 1
+            if verb.quiet and row.status == "failed":
+                warn(f"{row.photo}: {row.message}")
             progress.show(Step("photos", done, photos))
             progress.note(f"{row.photo}: {row.status}{'; ' + row.message if row.message else ''}")
 

@@ -678,6 +678,10 @@ def from_table(table: dict[str, object]) -> ReconstructConfig:
         raise ConfigError(f"settings: {error}") from None
 
 
+NONE = "none"
+"""What stands in tables for no value."""
+
+
 def read_config(path: Path) -> ReconstructConfig:
     """Settings from a TOML file such as the `config.toml` of an earlier run.
 
@@ -694,16 +698,22 @@ def read_config(path: Path) -> ReconstructConfig:
 
 
 def to_table(config: ReconstructConfig) -> dict[str, object]:
-    """The settings as nested tables for TOML or JSON; fields without a value are left out, as TOML has no null."""
+    """The settings as nested tables for TOML or JSON, which `from_table` reads.
 
-    def drop_none(value: object) -> object:
-        if isinstance(value, dict):
-            return {k: drop_none(v) for k, v in value.items() if v is not None}
-        return list(value) if isinstance(value, tuple) else value
+    TOML has no null: fields without a value are left out, or "none" where their preset gives them one.
+    """
 
-    table = drop_none(asdict(config))
-    assert isinstance(table, dict)
-    return table
+    def plain(values: dict[str, object], usual: dict[str, object]) -> dict[str, object]:
+        table: dict[str, object] = {}
+        for name, value in values.items():
+            base = usual[name]
+            if isinstance(value, dict) and isinstance(base, dict):
+                table[name] = plain(value, base)
+            elif value is not None or base is not None:
+                table[name] = list(value) if isinstance(value, tuple) else NONE if value is None else value
+        return table
+
+    return plain(asdict(config), asdict(preset(config.preset, config.inversion.method)))
 
 
 def _merge(base: dict[str, object], changes: dict[str, object], where: str) -> dict[str, object]:
@@ -717,6 +727,8 @@ def _merge(base: dict[str, object], changes: dict[str, object], where: str) -> d
             if not isinstance(value, dict):
                 raise ConfigError(f"setting {name!r} is a table, not {value!r}")
             merged[key] = _merge(inner, value, name + ".")
+        elif value == NONE:
+            merged[key] = None
         elif isinstance(value, int) and isinstance(inner, float) and not isinstance(value, bool):
             merged[key] = float(value)
         else:

@@ -36,8 +36,6 @@ from headlift.weights import EMBEDDED, load_generator
 
 LARGEST_FILE = 256 << 20
 """Bytes of a file of directions or labels."""
-MESH_SIDE = 288
-"""Side of the pictures that the mesh network is shown, pixels."""
 LANDMARK_NAMES = {
     "smile": "mouth corners up", "mouth_open": "lips apart", "mouth_wide": "mouth wide", "lips_full": "lips full",
     "eyes_open": "eyes open", "eyes_wide": "eyes wide", "gaze_x": "gaze right", "gaze_y": "gaze down",
@@ -184,7 +182,9 @@ def read_labels(path: Path, generator: Generator, sha256: str) -> tuple[Float[Te
     key = next((name for name in ("seed", "head") if table and name in table[0]), None)
     if key is None:
         raise DataError(f"{path}: no column 'seed' or 'head' that says which head a row is about.")
-    names = [name for name in table[0] if name != key]
+    names = [name for name in dict.fromkeys(name for row in table for name in row) if name != key]
+    if not names:
+        raise DataError(f"{path}: no column beside {key!r}: what is to be learned of each head?")
     scores: dict[str, list[float]] = {name: [] for name in names}
     heads: list[str] = []
     for number, row in enumerate(table, 1):
@@ -192,7 +192,7 @@ def read_labels(path: Path, generator: Generator, sha256: str) -> tuple[Float[Te
             for name in names:
                 value = row.get(name)
                 scores[name].append(math.nan if value in (None, "") else float(value))
-            heads.append(str(int(row[key])) if key == "seed" else str(row[key]))
+            heads.append(str(seed_in(row[key])) if key == "seed" else str(row[key]))
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{path}: row {number} has no usable {key!r}, or a label that is no number.") from None
     if key == "seed":
@@ -204,6 +204,14 @@ def read_labels(path: Path, generator: Generator, sha256: str) -> tuple[Float[Te
             raise ConfigError(f"{head} was tuned from another generator than the one that directions are learned in")
         codes.append(found.ws.mean(1))
     return torch.cat(codes).to(generator.w_avg), scores
+
+
+def seed_in(text: object) -> int:
+    """A seed as NumPy's RandomState takes it. Raises TypeError or ValueError for anything else."""
+    seed = int(str(text))
+    if not 0 <= seed < 2**32:
+        raise ValueError(seed)
+    return seed
 
 
 def _label_rows(path: Path) -> list[dict[str, Any]]:

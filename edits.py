@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from headlift.config import EditConfig
@@ -183,16 +185,30 @@ def region_of(head: Head, config: EditConfig) -> Region | None:
     if config.region is not None:
         return named_region(config.region, head, mediapipe_models.face_mesh)
     if config.region_mask is not None:
-        return painted_region((to_tensor(read_photo(config.region_mask)).mean(1, keepdim=True) + 1) / 2, head)
+        mask = read_photo(config.region_mask)
+        if mask.shape[0] != mask.shape[1]:
+            raise ConfigError(
+                f"{config.region_mask} has {mask.shape[1]} x {mask.shape[0]} pixels; paint a region over crop.png, "
+                "which is square"
+            )
+        return painted_region((to_tensor(mask).mean(1, keepdim=True) + 1) / 2, head)
     return None
 
 
 def painted_crop(path: Path, head: Head) -> Tensor:
-    """The crop of a painted picture: the picture itself where it has the crop's size, else a photo that is cut."""
+    """The crop of a painted picture: the picture itself if it is the crop, else a photo that is cut.
+
+    A photo may have the crop's size; then whichever is more like the crop was painted on.
+    """
     picture = read_photo(path)
-    if picture.shape != head.image.shape:
-        picture = cut(picture, head.similarity, head.image.shape[0])
-    return to_tensor(picture)
+    cropped = cut(picture, head.similarity, head.image.shape[0])
+
+    def apart(crop: UInt8[np.ndarray, "s s 3"]) -> float:
+        return float(np.abs(crop.astype(np.float32) - head.image).mean())
+
+    if picture.shape == head.image.shape and apart(picture) <= apart(cropped):
+        cropped = picture
+    return to_tensor(cropped)
 
 
 def in_region(
@@ -204,6 +220,8 @@ def in_region(
     on_step: Callable[[Step], None],
 ) -> Head:
     """What was asked for a region: the edit held to it, its colour, and what was painted; each takes a short tuning."""
+    if not region_tuned(config):
+        return after
     distance = load_distance("builtin", "tuning", before.ws.device)
     whole = before.generator.spec.render.white_background and config.region == "hair"
     head = after
@@ -220,6 +238,11 @@ def in_region(
         goal = goal_of_paint(head, to_tensor(before.image), painted)
         head = follow(reach(head, goal, distance, config.steps, config.seed), on_step)
     return head
+
+
+def region_tuned(config: EditConfig) -> bool:
+    """Whether an edit is tuned into a part of the head."""
+    return any(part is not None for part in (config.region, config.region_mask, config.paint))
 
 
 def parse_colour(text: str) -> tuple[float, float, float]:
@@ -322,6 +345,8 @@ def provenance(
         "region": config.region,
         "color": config.color,
         "color_strength": config.color_strength if config.color else None,
+        "steps": config.steps if region_tuned(config) else None,
+        "seed": config.seed,
     }
     if directions is not None:
         about["directions"] = {

@@ -19,7 +19,7 @@ from headlift.eg3d.generator import Generator
 from headlift.errors import ConfigError
 from headlift.export.files import refuse_existing
 from headlift.export.formats import companions, write_mesh
-from headlift.export.head_mesh import extract_mesh
+from headlift.export.head_mesh import check_mesh, extract_mesh
 from headlift.export.images import grid, to_uint8, write_png
 from headlift.export.placement import Placement
 from headlift.export.video import write_video
@@ -120,6 +120,8 @@ def generate_into(
     names += ["mix.png"] if mixed else []
     written = [folder / name for name in dict.fromkeys(names)]
     refuse_existing(written, overwrite)
+    if config.meshes:
+        check_mesh(config.mesh, [f".{suffix}" for suffix in config.meshes])
 
     generator, _ = load_generator(config.weights, find_device(config.device))
     codes = codes_of_seeds(generator, seeds, config.truncation, config.truncation_cutoff)

@@ -26,7 +26,7 @@ from torch import Tensor
 from headlift.config import ReconstructConfig, from_table, to_table
 from headlift.eg3d.composite import CompositeGenerator, OuterSpec, compose
 from headlift.eg3d.generator import Generator
-from headlift.eg3d.own_planes import OWN, own_planes, with_own_planes
+from headlift.eg3d.own_planes import BACK, OWN, REACH, own_planes, with_own_planes
 from headlift.errors import CheckpointError, ConfigError, HeadFileError, WeightsError
 from headlift.export.files import atomic_path
 from headlift.invert.preview import pixels
@@ -168,6 +168,8 @@ def load_head(
     if outer:
         generator: Generator = compose(base, outer)
     else:
+        if about.get(BACK) and DELTA + REACH not in tensors:
+            raise HeadFileError(f"{path} was written by an earlier headlift. Reconstruct the photo again.")
         generator = with_own_planes(base, *(name for name in OWN if about.get(name)))
     generator.load_state_dict(unpack_changes(Path(path), generator.state_dict(), tensors))
     if tuple(ws.shape) != (1, generator.num_ws, generator.spec.mapping.w_dim):

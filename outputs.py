@@ -21,7 +21,7 @@ from headlift.export.clean import Quality, quality
 from headlift.export.files import refuse_existing, write_text
 from headlift.export.formats import SUFFIXES as MESH_SUFFIXES
 from headlift.export.formats import companions, write_mesh
-from headlift.export.head_mesh import extract_mesh
+from headlift.export.head_mesh import check_mesh, extract_mesh
 from headlift.export.images import (
     depth_in_color,
     depth_to_uint16,
@@ -33,7 +33,7 @@ from headlift.export.images import (
     write_png,
 )
 from headlift.export.mesh import Mesh
-from headlift.export.paths import path_cameras, read_cameras, write_cameras
+from headlift.export.paths import check_video, path_cameras, read_cameras, write_cameras
 from headlift.export.placement import Placement
 from headlift.export.report import Report, write_report
 from headlift.export.splats import splats_of, write_splats
@@ -55,6 +55,14 @@ def write_crop(out: Path, photo: UInt8[np.ndarray, "h w 3"], crop: Crop) -> None
     write_png(out / "crop.png", to_uint8(crop.image))
     write_png(out / "pose.png", shrink(pose_overlay(photo, crop), OVERLAY_SIDE))
     write_text(out / "camera.json", camera_json(crop))
+
+
+def results(formats: Sequence[str]) -> list[str]:
+    """The files that `write_results` writes, with meshes in these formats."""
+    meshes = [Path(f"mesh.{suffix}") for suffix in formats]
+    beside = [file.name for mesh in meshes for file in companions(mesh, True)]
+    names = [HEAD, "camera.json", *(mesh.name for mesh in meshes), *beside]
+    return list(dict.fromkeys([*names, "views.png", "turntable.mp4", "report.html"]))
 
 
 def write_results(
@@ -157,6 +165,9 @@ def export_head(
     if not written:
         raise ConfigError("nothing to write: ask for --mesh FILE.glb, --meshes glb, --videos mp4, --views or --maps")
     refuse_existing(written, overwrite)
+    if meshes or config.splats or config.quality:
+        check_mesh(config.mesh, [target.suffix for target in meshes])
+    check_video(config.video)
     cameras = read_cameras(config.cameras) if config.cameras else path_cameras(config.video)
 
     head = load_head(source, config.weights, find_device(config.device))
@@ -166,7 +177,8 @@ def export_head(
         planes = generator.planes(ws)
         if meshes or config.splats or config.quality:
             on_step(Step("mesh", 0, 1))
-            bare = not config.splats and all(target.suffix == ".stl" for target in meshes)  # STL has no colours
+            # STL has no colours.
+            bare = bool(meshes) and not config.splats and all(target.suffix == ".stl" for target in meshes)
             mesh = head_mesh(head, planes, replace(config.mesh, colors=False) if bare else config.mesh)
             placement = Placement.of(config.mesh, mesh.vertices)
             about = provenance(head.base_name, head.base_sha256, head.edits)

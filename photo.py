@@ -44,11 +44,13 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise PhotoError(f"{path} is a folder; give one photo (only `headlift pose` and `headlift batch` take one).")
-    if not path.exists():
-        raise PhotoError(f"{path}: no such file. Check the name and the folder you are in.")
     try:
+        if path.is_dir():
+            raise PhotoError(
+                f"{path} is a folder; give one photo (only `headlift pose` and `headlift batch` take one)."
+            )
+        if not path.exists():
+            raise PhotoError(f"{path}: no such file. Check the name and the folder you are in.")
         with path.open("rb") as stream:
             empty = not stream.read(1)
     except OSError as error:

@@ -38,30 +38,36 @@ def pose_photo(photo: Path, out: Path, config: PoseConfig, overwrite: bool = Fal
 
 
 def pose_folder(
-    folder: Path, out: Path, config: PoseConfig, overwrite: bool, notice: Callable[[str], None]
+    folder: Path,
+    out: Path,
+    config: PoseConfig,
+    overwrite: bool,
+    notice: Callable[[str], None],
+    complain: Callable[[str], None],
 ) -> tuple[int, int]:
     """Crop every photo of a folder and write `dataset.json` with their labels, as EG3D's dataset tools expect.
 
-    A photo that fails is left out with a notice. Returns how many were done and how many failed.
+    A photo that fails is left out with a complaint. Returns how many were done and how many failed.
 
     Raises:
         PhotoError: there are no photos in the folder.
         OutputError: files are in the way, or the place cannot be written.
     """
     photos = photos_in(folder)
-    refuse_existing([out / "dataset.json"], overwrite)
+    if out.resolve() == folder.resolve():
+        raise OutputError(f"{out} holds the photos themselves, which their crops would replace. Give another --out.")
+    stems = [photo.stem for photo in photos]
+    names = [f"{photo.stem if stems.index(photo.stem) == i else photo.name}.png" for i, photo in enumerate(photos)]
+    refuse_existing([out / name for name in ("dataset.json", *names)], overwrite)
     labels: list[tuple[str, list[float]]] = []
-    for photo in photos:
-        name = f"{photo.stem}.png"
-        if any(name == other for other, _ in labels):
-            name = f"{photo.name}.png"
+    for photo, name in zip(photos, names, strict=True):
         try:
             pixels = read_photo(photo)
             crop = estimate(pixels, config)
         except OutputError:
             raise
         except HeadliftError as error:
-            notice(f"left out: {error}" if str(photo) in str(error) else f"left out {photo.name}: {error}")
+            complain(f"left out: {error}" if str(photo) in str(error) else f"left out {photo.name}: {error}")
             continue
         write_png(out / name, to_uint8(crop.image))
         write_png(out / "overlay" / name, shrink(pose_overlay(pixels, crop), OVERLAY_SIDE))

@@ -20,10 +20,12 @@ from headlift.config import ReconstructConfig, from_table, to_table
 from headlift.errors import ConfigError, OutputError
 from headlift.export.files import output_error, write_text
 from headlift.export.formats import SUFFIXES as MESH_SUFFIXES
+from headlift.export.head_mesh import check_mesh
+from headlift.export.paths import check_video
 from headlift.head import load_state, save_state
 from headlift.invert.invert import check as check_inversion
 from headlift.invert.result import InversionState
-from headlift.outputs import check_formats, write_crop, write_results
+from headlift.outputs import check_formats, results, write_crop, write_results
 from headlift.photo import read_photo
 from headlift.pipeline import Reconstruction, reconstruct
 from headlift.values import Crop, Step
@@ -108,9 +110,10 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if status is Status.NEW:
-                (self.path / STATE).unlink(missing_ok=True)
-                (self.path / LOG).unlink(missing_ok=True)
+            if status is Status.NEW and (self.path / CONFIG).exists():
+                # Nothing of another run stays that could be taken for this one's.
+                for name in (STATE, LOG, *results(MESH_SUFFIXES)):
+                    (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise output_error(self.path, error) from error
         self.write_config(finished=False)
@@ -168,6 +171,8 @@ def reconstruct_into(
         HeadliftError: whatever is wrong with the photo, the settings or the folder.
     """
     check_formats(config.mesh_formats, MESH_SUFFIXES, "mesh")
+    check_mesh(config.mesh, [f".{suffix}" for suffix in config.mesh_formats])
+    check_video(config.video)
     check_inversion(config.inversion, 1 + len(more))
     pixels, others = read_photo(photo), [read_photo(one) for one in more]
     run = RunFolder.of(out, photo, config, more)

@@ -183,7 +183,7 @@ def find_generator(name_or_path: str) -> Path:
     if path.is_file():
         return path
     cached = cache_folder() / f"{name_or_path}.safetensors"
-    if not looks_like_a_file and cached.is_file():
+    if path.name == name_or_path and cached.is_file():
         return cached
     if looks_like_a_file:
         raise WeightsError(f"There is no weights file {path}. Check the path, or see `headlift weights list`.")

@@ -98,6 +98,8 @@ class Kept:
     """How it came about, in a sentence."""
     doubts: tuple[str, ...] = ()
     """What to look at closely."""
+    of: tuple[str, Amounts] | None = None
+    """The head that it was edited from, and how."""
 
     @property
     def file(self) -> Path:
@@ -168,7 +170,8 @@ class Desk:
             crop = estimate(pixels, pose)
             count = next((round(f.value) for f in crop.verdict.findings if f.name == "faces"), 1)
             boxes = [found.box for found in find_boxes(pixels)[:MOST_FACES]] if count > 1 else []
-        chosen = face or 1
+        # The largest face is not always the one that was taken: its features may not be made out.
+        chosen = face or next((i for i, box in enumerate(boxes, 1) if box == crop.face.box), 1)
         picture = pose_overlay(pixels, crop)
         overlay = jpeg_bytes(shrink(numbered(picture, boxes, chosen), OVERLAY_SIDE), 85)
         findings = tuple(f for f in crop.verdict.findings if f.name != "faces" or count < 2)
@@ -262,15 +265,20 @@ class Desk:
             path.unlink(missing_ok=True)
 
     def keep_edit(self, visitor: str, id: str, amounts: Amounts) -> Kept:
-        """The head moved along directions, as a head of its own."""
+        """The head moved along directions, as a head of its own; the same one when it was kept before."""
         kept = self.head(visitor, id)
-        edited = self.view(visitor, id).edited(amounts)
+        before = next((other for other in self.heads(visitor) if other.of == (id, amounts)), None)
+        if before is not None:
+            return before
         words = ", ".join(f"{name.replace('_', ' ')} {value:+.1f}" for name, value in amounts)
+        edited = self.view(visitor, id).edited(amounts)
+        edited = replace(edited, edits=(*edited.edits, {"summary": words, "move": dict(amounts)}))
         return self._keep(
             visitor,
             f"{kept.name}, edited"[:48] if not kept.name.endswith(", edited") else kept.name,
             f"Edited: {words}.",
             lambda folder: write_head(folder / HEAD, edited, self._base[0]),
+            of=(id, amounts),
         )
 
     def heads(self, visitor: str) -> Sequence[Kept]:
@@ -299,13 +307,19 @@ class Desk:
         return self.shelf.view(self.head(visitor, id).file)
 
     def _keep(
-        self, visitor: str, name: str, about: str, write: Callable[[Path], object], doubts: tuple[str, ...] = ()
+        self,
+        visitor: str,
+        name: str,
+        about: str,
+        write: Callable[[Path], object],
+        doubts: tuple[str, ...] = (),
+        of: tuple[str, Amounts] | None = None,
     ) -> Kept:
         """Give a head a folder of its own, with its thumbnail; the visitor's oldest goes when there are too many."""
         id = secrets.token_hex(8)
         folder = self.visitors.folder(visitor) / id
         folder.mkdir(mode=0o700)
-        kept = Kept(id, folder, name, about, doubts)
+        kept = Kept(id, folder, name, about, doubts, of)
         try:
             write(folder)
             write_bytes(folder / THUMBNAIL, self.shelf.view(kept.file).jpeg(0.35, 0.1))

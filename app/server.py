@@ -17,12 +17,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import mimetypes
 import os
 import re
+import secrets
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
@@ -38,7 +42,8 @@ if TYPE_CHECKING:
 
     from headlift.app.desk import Desk, Presets
 
-COOKIE = "headlift-visitor"
+COOKIE = f"headlift-visitor-{secrets.token_hex(4)}"
+"""Of this process alone: browsers keep cookies by host, and another app may run at another port."""
 STATIC = {"app.js": "text/javascript", "app.css": "text/css", "model-viewer.js": "text/javascript"}
 PICTURES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/avif"})
 """Uploads that a browser may show; anything else may only be downloaded, so that no upload runs as a page of ours."""
@@ -248,7 +253,7 @@ class Gate:
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = re.sub(r":\d+$", "", headers.get("host", ""))
-        if self._hosts is not None and host not in self._hosts:
+        if self._hosts is not None and host.lower() not in self._hosts:
             await send({"type": "http.response.start", "status": 421, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": b"headlift does not answer to this name"})
             return
@@ -281,14 +286,22 @@ def allowed_hosts(host: str) -> frozenset[str] | None:
     """Names that the server answers to; None for all, where it was opened to the network."""
     if host in ("0.0.0.0", "::"):
         return None
-    return frozenset({"localhost", "127.0.0.1", "[::1]", host})
+    return frozenset({"localhost", "127.0.0.1", "[::1]", in_address(host).lower()})
+
+
+def in_address(host: str) -> str:
+    """A host as it stands in addresses."""
+    return f"[{host}]" if ":" in host else host
 
 
 async def sweep_now_and_then(desk: Desk) -> None:
     """Delete what nobody asks for any more."""
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
-        await asyncio.to_thread(desk.sweep)
+        try:
+            await asyncio.to_thread(desk.sweep)
+        except Exception:  # the next one may go better, and must not be left out
+            logging.getLogger(__name__).exception("files of visitors could not be swept")
 
 
 def bound_socket(config: AppConfig) -> socket.socket:
@@ -325,11 +338,27 @@ def serve(config: AppConfig, on_ready: Callable[[str], None], presets: Presets =
     server = uvicorn.Server(
         uvicorn.Config(site.asgi, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
     )
+    before = end_tidily()
     try:
         site.desk.measure("fast", "best")
-        shown = "localhost" if config.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else config.host
+        shown = "localhost" if config.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else in_address(config.host)
         on_ready(f"http://{shown}:{listening.getsockname()[1]}")
         server.run(sockets=[listening])
     finally:
         site.close()
         listening.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_tidily() -> dict[int, Any]:
+    """Let signals that end a process end it as an exception does, so that visitors' files go; returns the handlers
+    before. Threads other than the main one get no signals."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    return {number: signal.signal(number, leave) for number in (getattr(signal, name) for name in names)}

@@ -112,7 +112,7 @@ def time_left(
     if not steps:
         return None if pace is None else pace.total(config)
     stage = steps[-1].stage
-    times = [at for step, at in zip(steps, stamps, strict=True) if step.stage == stage][-RECENT:]
+    times = [at for step, at in zip(steps, stamps, strict=False) if step.stage == stage][-RECENT:]
     known = 0.0 if pace is None else pace.step.get(stage, 0.0)
     each = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else known
     if not each:

@@ -199,6 +199,8 @@ def regression(
     whole = np.isfinite(scores).all(1)
     train, test = _split(np.where(whole, scores[:, 0], np.nan), seed)
     spread = np.array(_spread(scores[whole]))
+    if not spread.all():
+        raise ConfigError("a column of scores does not differ from head to head: nothing can be learned from it")
     y = (scores - scores[train].mean(0)) / spread
     centred = x - x[train].mean(0)
     vectors = np.linalg.lstsq(y[train], centred[train], rcond=None)[0]

@@ -78,8 +78,11 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write a whole text file at once, UTF-8. Raises OutputError when the place cannot be written."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write a whole text file at once, UTF-8. Raises OutputError when the place cannot be written.
+
+    File names that are not text themselves have question marks in it.
+    """
+    write_bytes(path, text.encode("utf-8", "replace"))
 
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +20,9 @@ from headlift.export.level import automatic_level
 from headlift.export.manifold import manifold
 from headlift.export.mesh import Mesh, mesh_from_density
 from headlift.export.paint import cameras_around, colors_from_views, colors_of_volume, join
-from headlift.export.texture import Photo, textured
+from headlift.export.placement import Placement
+from headlift.export.texture import Photo, check_size, textured
+from headlift.export.usd import check_usd
 from headlift.export.views import Volume, box_side, render_views
 from headlift.values import Camera
 
@@ -105,12 +107,35 @@ def triangles(config: MeshConfig) -> int:
 
 def view_count(generator: Volume, config: MeshConfig) -> int:
     """How many views give the colours: as asked for, else fewer where each takes seconds. Raises ConfigError."""
+    check_views(config)
     if config.views is None:
         pictures = generator.spec.image_resolution if isinstance(generator, Generator) else 256
         return 14 if pictures <= 256 else 6
-    if not 1 <= config.views <= 14:
-        raise ConfigError(f"1 to 14 views can give the colours, not {config.views}")
     return config.views
+
+
+def check_views(config: MeshConfig) -> None:
+    """Raises ConfigError for a number of views outside 1 to 14."""
+    if config.views is not None and not 1 <= config.views <= 14:
+        raise ConfigError(f"1 to 14 views can give the colours, not {config.views}")
+
+
+def check_mesh(config: MeshConfig, suffixes: Iterable[str]) -> None:
+    """Raises ConfigError for settings that give no mesh, or none in files of these suffixes (`.glb`).
+
+    To be asked before minutes are spent on a head.
+    """
+    grid_axis(config.resolution, 1.0)
+    triangles(config)
+    check_views(config)
+    check_size(config.texture_size)
+    if config.close and config.walls:
+        raise ConfigError("--mesh.close and --mesh.walls both make a mesh watertight; choose one of them")
+    placement = Placement.of(config, np.zeros((1, 3), np.float32))
+    for suffix in suffixes:
+        placement.up_axis(suffix)
+        if suffix == ".usdz":
+            check_usd()
 
 
 @torch.no_grad()

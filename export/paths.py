@@ -23,6 +23,9 @@ from headlift.export.files import write_text
 from headlift.export.views import orbit_cameras
 from headlift.values import Camera
 
+SMALLEST = 16
+"""Side of the smallest video, pixels."""
+
 
 def turntable(frames: int, pitch: float = 0.0) -> Camera:
     """Once around the whole head at one height (radians), starting in front; the last frame leads into the first.
@@ -38,8 +41,18 @@ def sway(frames: int, yaw: float = 0.35, pitch: float = 0.2) -> Camera:
     return orbit(yaw * torch.sin(t), pitch * torch.cos(t))
 
 
+def check_video(config: VideoConfig) -> None:
+    """Raises ConfigError for settings that give no video."""
+    if config.frames < 1 or config.fps < 1 or (config.size is not None and config.size < SMALLEST):
+        raise ConfigError(
+            "a video needs at least one frame (--video.frames), one frame a second (--video.fps) and "
+            f"{SMALLEST} pixels a side (--video.size)"
+        )
+
+
 def path_cameras(config: VideoConfig) -> Camera:
-    """The cameras of a video's settings."""
+    """The cameras of a video's settings. Raises ConfigError when these give no video."""
+    check_video(config)
     return turntable(config.frames) if config.path == "turntable" else sway(config.frames)
 
 

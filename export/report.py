@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -165,7 +165,7 @@ def _wide(picture: UInt8[np.ndarray, "h w 3"] | None, caption: str) -> str:
 def _viewer(report: Report) -> str:
     if report.mesh is None:
         return ""
-    glb = glb_bytes(simplify(report.mesh, VIEWER_FACES), report.placement)
+    glb = glb_bytes(simplify(report.mesh, VIEWER_FACES), replace(report.placement, up=None))  # a GLB is y up
     return (
         "<model-viewer id='head' camera-controls touch-action='pan-y' interaction-prompt='none' "
         "camera-orbit='0deg 90deg 85%' field-of-view='20deg' min-field-of-view='4deg' max-field-of-view='40deg' "

@@ -49,6 +49,14 @@ class Photo:
     camera: Camera
 
 
+def check_size(size: int) -> None:
+    """Raises ConfigError for a texture's side outside 256 to 4096 pixels."""
+    if not SIZES[0] <= size <= SIZES[1]:
+        raise ConfigError(
+            f"a texture has {SIZES[0]} to {SIZES[1]} pixels a side, not {size}; change --mesh.texture-size"
+        )
+
+
 def textured(
     mesh: Mesh,
     views: list[RenderOutput],
@@ -64,8 +72,7 @@ def textured(
     Raises:
         ConfigError: a size outside 256 to 4096.
     """
-    if not SIZES[0] <= size <= SIZES[1]:
-        raise ConfigError(f"a texture has {SIZES[0]} to {SIZES[1]} pixels a side, not {size}; change --texture-size")
+    check_size(size)
     chart = unwrap(mesh, size)
     paint = _Paint.of(mesh, views, cameras, photo).filled(below)
     image = bake(mesh, chart, paint.colors, size)

@@ -99,7 +99,7 @@ def _even(pixels: Frame) -> UInt8[np.ndarray, "i j 3"]:
 
 
 def _write_gif(frames: Iterator[Frame], path: Path, fps: float | int) -> None:
-    """One palette for all frames, made from the first and a quarter way on, so that still parts do not flicker."""
+    """Each frame has a palette of its own."""
     from PIL import Image
 
     pictures = [Image.fromarray(pixels).quantize(255, dither=Image.Dither.FLOYDSTEINBERG) for pixels in frames]

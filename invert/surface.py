@@ -94,19 +94,18 @@ def farthest_seen(
 
     It is that of the farthest place in a texel's column or beside it, less `BEHIND`. Places that the photo grazes do
     not count: the few pixels that it has of them would be drawn as streaks along z. Columns in which nothing is seen
-    have what their nearest neighbours have; where nothing is seen at all, it is behind all that there is.
+    have what their nearest neighbours have, `FACE` where nothing is seen at all.
     """
     points = surface_points(surface.depth, camera)
     facing = (normals_of(points, camera) * F.normalize(camera.origin[:, None] - points, dim=-1)).sum(-1)
     seen = (resize(target.mask, surface.depth.shape[-1]) > 0.5) & (facing.reshape(surface.depth.shape) > FACING)
     # Each pixel as four, so that no texel is left out between two.
-    fine = surface_points(_fourfold(surface.depth), camera)[0, _fourfold(seen.float()).flatten() > 0]
-    unit = fine * (2 / box_warp)
-    unit = unit[(unit.abs() < 1).all(dim=1)]
+    unit = surface_points(_fourfold(surface.depth), camera)[0] * (2 / box_warp)
+    unit = unit[(_fourfold(seen.float()).flatten() > 0) & (unit.abs() < 1).all(dim=1)]
     if not len(unit):
-        return torch.full((side, side), EVERYWHERE, device=points.device)
+        return torch.full((side, side), FACE, device=unit.device)
     column, row = ((unit[:, :2] + 1) / 2 * side).long().unbind(1)
-    reach = torch.full((side * side,), torch.inf, device=points.device)
+    reach = torch.full((side * side,), torch.inf, device=unit.device)
     reach = reach.scatter_reduce(0, row * side + column, unit[:, 2], "amin").view(1, 1, side, side)
     while not bool(reach.isfinite().all()):
         reach = torch.where(reach.isfinite(), reach, lowest_beside(reach))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def identity_network(weights: Path) -> torch.nn.Module:
     try:
         stored = torch.load(weights, map_location="cpu", weights_only=True)
         network.load_state_dict({k: v for k, v in stored.items() if not k.startswith("logits.")})
-    except (OSError, RuntimeError, AttributeError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, AttributeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsError(f"{weights} does not hold the weights of InceptionResnetV1 ({str(error)[:200]}).") from None
     return network.eval().requires_grad_(False)
 

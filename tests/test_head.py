@@ -94,6 +94,14 @@ def test_planes_of_its_own_come_back(tmp_path: Path, names: tuple[str, ...]) -> 
     assert psnr(*(picture(g, inversion.ws, behind) for g in (inversion.generator, head.generator))) >= 60
 
 
+def test_a_plane_for_the_back_of_which_nobody_says_where_it_begins_is_refused(tmp_path: Path) -> None:
+    base = solid_generator()
+    inversion, crop = found(with_own_planes(base, BACK))
+    save_head(tmp_path / "head.safetensors", inversion, base, SHA, crop, preset("fast"))
+    with pytest.raises(HeadFileError, match="earlier headlift. Reconstruct the photo again"):
+        load_head(tmp_path / "head.safetensors", loader=loader(base))
+
+
 def test_only_what_changed_is_stored_and_at_half_precision(saved) -> None:
     from safetensors import safe_open
 
