@@ -32,7 +32,7 @@ from headlift.config import (
     read_config,
     with_method,
 )
-from headlift.errors import HeadliftError
+from headlift.errors import ConfigError, HeadliftError
 
 if TYPE_CHECKING:
     from headlift.values import Crop

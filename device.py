@@ -13,6 +13,8 @@ def find_device(name: str) -> torch.device:
     Raises:
         DeviceError: the name is unknown or that device is not here.
     """
+    # Full float32, as on processors and in the published code: PyTorch would let convolutions on a GPU round to TF32.
+    torch.backends.cudnn.allow_tf32 = False
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -229,9 +229,14 @@ def plan(
         digest = source.digest()
         for method in methods:
             inversion = settings_of(method, config, source.known)
-            key = key_of({**measures, "data": digest, "inversion": asdict(inversion)})
+            key = key_of({**measures, "data": digest, "inversion": asdict(inversion)} | found_by(source, config))
             tasks.append(MethodTask(source, method, inversion, config, out, key))
     return tasks
+
+
+def found_by(source: Source, config: EvaluateInversionConfig) -> dict[str, Any]:
+    """What tells how a source's cameras are found, where they are not known."""
+    return {} if source.known else {"pose": asdict(config.pose)}
 
 
 def settings_of(label: str, config: EvaluateInversionConfig, known: bool) -> InversionConfig:
@@ -321,7 +326,7 @@ def further_photos(subject: Subject) -> tuple[list[Crop], tuple[Truth, ...]]:
         for truth in subject.others
         if abs(truth.yaw) <= FURTHER_YAW and abs(float(truth.camera.intrinsics[0, 0, 0]) - FFHQ_FOCAL) < FOCAL_TOLERANCE
     ]
-    rest = tuple(truth for truth in subject.others if truth not in given)
+    rest = tuple(truth for truth in subject.others if not any(truth is other for other in given))
     return [known_crop(truth.picture, truth.camera) for truth in given], rest
 
 

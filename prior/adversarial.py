@@ -201,6 +201,8 @@ def begin(
     if known:
         metadata = read_metadata(stored)
         trainer.step, trainer.images = int(metadata["step"]), int(metadata["images"])
+        if config.augment == "ada":
+            trainer.augment_p = float(metadata.get("augment_p", trainer.augment_p))
     return trainer
 
 
@@ -285,7 +287,8 @@ def run(
 
 def save(trainer: AdversarialTrainer, out: Path) -> None:
     """Write the state, the generator to use and the discriminator."""
-    metadata = {"step": str(trainer.step), "images": str(trainer.images), "licence": "Apache-2.0"}
+    course = {"step": trainer.step, "images": trainer.images, "augment_p": trainer.augment_p}
+    metadata = {name: str(value) for name, value in course.items()} | {"licence": "Apache-2.0"}
     save_checkpoint(out / "ema.safetensors", trainer.ema, metadata)
     save_checkpoint(out / DISCRIMINATOR, trainer.discriminator, metadata)
     save_state(out / "state.pt", trainer.state())

@@ -34,6 +34,7 @@ from headlift.eg3d.training.fast import planes_table, superres
 from headlift.eg3d.training.lookup import lookup
 from headlift.eg3d.training.precision import working_type
 from headlift.eg3d.training.rays import Rays, camera_rays, density, hidden, hull_limits, render_rays
+from headlift.errors import ConfigError
 from headlift.invert.perceptual import FeatureNet, load_feature_net
 from headlift.prior.budget import Budget, record, save_state
 from headlift.prior.dataset import DEPTH_UNIT, Data, on_white, shuffled
@@ -537,7 +538,14 @@ class Trainer:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state. Raises ConfigError when it is of a run of another shape."""
+        now, names = asdict(self.config), list(asdict(self.config))
+        for name in names[: names.index("seed") + 1]:
+            if state["config"].get(name, now[name]) != now[name]:
+                raise ConfigError(
+                    f"the run was begun with --{name.replace('_', '-')} {state['config'][name]}, not {now[name]}: go "
+                    "on with that, or begin another run in another folder"
+                )
         self.generator.load_state_dict(state["generator"])
         self.light.load_state_dict(state["light"])
         self.ema.load_state_dict(state["ema"])

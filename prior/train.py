@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
+from headlift.device import find_device
 from headlift.eg3d.training.ranks import join, leave
 from headlift.errors import ConfigError, HeadliftError
 from headlift.prior import adversarial, supervised
@@ -40,9 +41,7 @@ PARTED = ("families", "betas")
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     stage, options = parse(arguments)
-    device = options["device"]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = str(find_device(options["device"]))
     if options["threads"]:
         torch.set_num_threads(options["threads"])
     if device.startswith("cuda"):
@@ -109,8 +108,13 @@ def _supervised(options: dict[str, Any], device: str, config: supervised.TrainCo
     print(f"{len(data.numbers)} heads, {data.table.shape[1]} features, hull {data.hull.float().mean():.2f} of the"
           f" box, core {len(data.core)} cells, read in {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
     out = options["out"]
-    supervised.run(data, config, out, options["minutes"], device, options["workers"])
+    supervised.run(data, config, out, left(options["minutes"], began), device, options["workers"])
     print(carry_away(out), flush=True)
+
+
+def left(minutes: float, began: float) -> float:
+    """What is left of so many minutes: reading the data takes of them, too."""
+    return minutes - (time.monotonic() - began) / 60
 
 
 def _adversarial(
@@ -119,6 +123,7 @@ def _adversarial(
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
+    began = time.monotonic()
     ranks = join(cuda=device.startswith("cuda"))
     try:
         for turn in (True, False):  # the first rank fills the cache, the others read it
@@ -127,7 +132,15 @@ def _adversarial(
             ranks.wait()
         out = options["out"]
         adversarial.run(
-            pool, out, config, stage, options["minutes"], options["start_from"], device, options["workers"], ranks
+            pool,
+            out,
+            config,
+            stage,
+            left(options["minutes"], began),
+            options["start_from"],
+            device,
+            options["workers"],
+            ranks,
         )
         if ranks.first:
             print(carry_away(out), flush=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -34,6 +36,22 @@ from headlift.editing.identity import identity_drift
 from headlift.errors import ConfigError, FaceError, HeadFileError, PhotoError
 from headlift.invert.perceptual import load_distance
 from headlift.values import Step
+
+
+def test_a_signal_that_ends_the_app_leaves_no_files(tmp_path: Path) -> None:
+    app = subprocess.Popen(
+        [sys.executable, "-m", "headlift", "app", "--port", "0", "--no-browser", "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert app.stdout is not None
+    assert "headlift is at" in app.stdout.readline()
+    assert list(tmp_path.glob("headlift-app-*"))
+    app.terminate()
+    assert app.wait(60) != 0
+    assert not list(tmp_path.glob("headlift-app-*"))
+
 
 # Folders and uploads
 
@@ -345,7 +363,11 @@ def test_random_heads_are_private_turn_and_change(desk: Desk, visitor: str) -> N
     edited = desk.keep_edit(visitor, kept.id, amounts_of({"age": 2.0}))
     again = pixels(desk.view(visitor, edited.id).jpeg(0.0, 0.0))
     assert np.abs(again - older).mean() < 0.5
+    # An edit is kept once, and as one, so that its mesh does not get the photo of the head before.
+    assert desk.keep_edit(visitor, kept.id, amounts_of({"age": 2.0})).id == edited.id
     assert [k.id for k in desk.heads(visitor)] == [edited.id, kept.id]
+    assert [edit["move"] for edit in desk.view(visitor, edited.id).head.edits] == [{"age": 2.0}]
+    assert desk.view(visitor, kept.id).head.edits == ()
 
 
 def test_identity_drift_is_told_for_the_sliders(desk: Desk, visitor: str, routes: object) -> None:

@@ -113,6 +113,30 @@ def test_unknown_settings_are_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     path.write_text("this is no toml")
     assert "TOML" in fails(capsys, "reconstruct", "a.jpg", "--config", path)
     assert "cannot be read" in fails(capsys, "reconstruct", "a.jpg", "--config", tmp_path / "none.toml")
+    path.write_text("seed = 3")
+    assert "leave --preset out" in fails(capsys, "reconstruct", "a.jpg", "--config", path, "--preset", "fast")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--mesh.texture-size", "8192"], "256 to 4096"),
+        (["--mesh.faces", "3"], "at least 4"),
+        (["--mesh.views", "20"], "1 to 14"),
+        (["--mesh.resolution", "1"], "at least 2"),
+        (["--mesh.close", "--mesh.walls"], "choose one"),
+        (["--mesh.up", "z"], "a GLB is y up"),
+        (["--mesh.scale", "0"], "above 0"),
+        (["--video.frames", "0"], "at least one frame"),
+        (["--face", "0"], "Face 0 was asked for"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_minutes_are_spent(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], told: str
+) -> None:
+    out = tmp_path / "out"
+    assert told in fails(capsys, "reconstruct", photo, "--out", out, "--device", "cpu", *flags)
+    assert not out.exists()
 
 
 def picture(path: Path, pixels: np.ndarray) -> Path:
@@ -269,6 +293,14 @@ def test_pose_of_a_folder_is_a_dataset(photo: Path, tmp_path: Path, capsys: pyte
     labels = json.loads((tmp_path / "set" / "dataset.json").read_text())["labels"]
     assert [name for name, _ in labels] == ["a.png"]
     assert len(labels[0][1]) == 25
+    # Photos are never replaced by their crops, and failures are told in any case.
+    before = (folder / "a.png").read_bytes()
+    assert "Give another --out" in fails(capsys, "pose", folder, "--out", folder, "--overwrite")
+    assert (folder / "a.png").read_bytes() == before
+    (tmp_path / "set" / "dataset.json").unlink()
+    assert "already there" in fails(capsys, "pose", folder, "--out", tmp_path / "set")
+    assert cli.run(["pose", str(folder), "--out", str(tmp_path / "more"), "--quiet"]) == 0
+    assert "broken.jpg" in capsys.readouterr().err
 
 
 def test_a_drawing_goes_through_or_is_refused_clearly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,13 @@ def test_any_settings_survive_a_table(steps: int, lr: float, seed: int, formats:
     assert from_table(to_table(config)) == config
 
 
+def test_a_setting_without_a_value_stays_without_one() -> None:
+    config = replace(preset("standard"), preset="fast")
+    assert config.inversion.latent.neural_resolution is None
+    assert preset("fast").inversion.latent.neural_resolution is not None
+    assert from_table(to_table(config)) == config
+
+
 def test_a_table_needs_to_name_only_what_differs() -> None:
     config = from_table({"preset": "fast", "inversion": {"tuning": {"lr": 1}}})
     assert config.inversion.tuning.lr == 1.0

@@ -121,6 +121,8 @@ def test_useless_scores_are_explained() -> None:
     for fit in (boundaries, regression):
         with pytest.raises(ConfigError, match="all scores"):
             fit(points, np.ones((100, 1)))
+    with pytest.raises(ConfigError, match="does not differ"):
+        regression(points, np.stack([np.arange(100.0), np.ones(100)], axis=1))
 
 
 def test_conditional_projection_is_orthogonal_and_the_published_formula() -> None:
@@ -237,12 +239,25 @@ def test_bad_settings_end_in_a_message_and_write_nothing(
         ("c.json", "{}"),
         ("d.json", "[1]"),
         ("e.csv", ""),
+        ("f.csv", "seed\n1\n"),
+        ("g.csv", "seed,thing\n-1,2\n"),
+        ("h.csv", "seed,thing\n4294967296,2\n"),
     ],
 )
 def test_damaged_labels_are_refused(base: Generator, tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=name):
         read_labels(tmp_path / name, base, SHA)
+
+
+def test_an_attribute_may_be_missing_in_some_rows(base: Generator, tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text('[{"seed": 1, "one": 2}, {"seed": 2, "one": 3, "other": 4}]')
+    codes, scores = read_labels(path, base, SHA)
+    assert len(codes) == 2
+    assert scores["one"] == [2.0, 3.0]
+    assert np.isnan(scores["other"][0])
+    assert scores["other"][1] == 4.0
 
 
 # The verb `import`

@@ -12,6 +12,7 @@ import torch
 
 from headlift.eg3d.camera import unproject
 from headlift.eg3d.checkpoint import load_checkpoint
+from headlift.errors import ConfigError
 from headlift.invert.warp import pixel_centres
 from headlift.prior.dataset import DEPTH_UNIT, Data, load_data
 from headlift.prior.supervised import TrainConfig, Trainer, draw_batch, run, show, total
@@ -73,6 +74,13 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(data: Data, tmp_path
         for name, value in one.items():
             if not name.endswith("w_avg"):  # taken afresh at each save
                 assert torch.equal(value, other[name]), (network, name)
+
+
+def test_a_run_of_another_shape_is_not_gone_on_with(data: Data, tmp_path: Path) -> None:
+    run(data, replace(TINY, steps=1), tmp_path, minutes=5.0)
+    with pytest.raises(ConfigError, match="begun with --seed 0, not 1"):
+        run(data, replace(TINY, steps=2, seed=1), tmp_path, minutes=5.0)
+    assert run(data, replace(TINY, steps=2, lr=1e-3), tmp_path, minutes=5.0).step == 2
 
 
 def test_batches_depend_on_the_step_alone_and_visit_every_head(data: Data) -> None:

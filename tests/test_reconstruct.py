@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,19 @@ def test_an_interrupted_run_goes_on_to_the_same_head(finished: Path, photo: Path
     assert torch.equal(one.ws, other.ws)
     for name, value in other.generator.state_dict().items():
         assert torch.equal(one.generator.state_dict()[name], value), name
+
+
+def test_another_run_takes_all_of_the_last_one_away(photo: Path, tmp_path: Path) -> None:
+    config = cli.tyro.cli(cli.ReconstructConfig, default=cli.preset("fast"), args=FLAGS)
+    first = run_folder.RunFolder.of(tmp_path, photo, config)
+    first.begin(run_folder.Status.NEW)
+    for name in (*FILES, "mesh.stl"):
+        if name != "config.toml":
+            (tmp_path / name).write_text("of the last run")
+    (tmp_path / "notes.txt").write_text("the user's own")
+    second = run_folder.RunFolder.of(tmp_path, photo, replace(config, seed=5))
+    second.begin(second.check(overwrite=True))
+    assert names(tmp_path) == {"config.toml", "notes.txt", "crop.png", "pose.png"}
 
 
 def test_two_photos_of_one_person_give_one_head(photo: Path, tmp_path: Path) -> None:

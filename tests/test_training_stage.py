@@ -128,11 +128,13 @@ def test_carried_parts_join_again(start: Path) -> None:
 
 
 def test_a_run_goes_on_from_carried_weights(pool: Pool, start: Path, tmp_path: Path) -> None:
-    old = adversarial.run(pool, tmp_path / "old", CONFIG, replace(STAGE, kimg=0.002), 5.0, start)
+    config = replace(CONFIG, augment_p=0.25)
+    old = adversarial.run(pool, tmp_path / "old", config, replace(STAGE, kimg=0.002), 5.0, start)
     command = carry_away(tmp_path / "old")
     subprocess.run(command.split(), check=True, capture_output=True)
     new = begin(tmp_path / "old" / "parts", CONFIG, STAGE, torch.device("cpu"), Ranks())
     assert (new.step, new.images) == (old.step, old.images) == (1, 2)
+    assert new.augment_p == old.augment_p == 0.25
     for name in ("ema", "discriminator"):
         one, other = getattr(old, name).state_dict(), getattr(new, name).state_dict()
         assert all(torch.allclose(value, other[key], rtol=1e-3, atol=1e-4) for key, value in one.items()), name
@@ -152,6 +154,17 @@ def test_pose_conditioning_changes_nothing_at_first_and_is_learned(pool: Pool, s
     feed = Feed(pool, CONFIG, True, torch.device("cpu"))
     new.take_step(feed.take(0, new.places, 256))
     assert not torch.allclose(new.generator.mapping(z, label), new.generator.mapping(z, other), atol=1e-6)
+
+
+def test_without_conditioning_what_is_made_of_a_camera_stays(pool: Pool, start: Path) -> None:
+    """From zero, where the supervised stage leaves its bias, any step of it would turn the codes of all heads."""
+    trainer = begin(start, replace(CONFIG, mapping_share=1.0), STAGE, torch.device("cpu"), Ranks())
+    embed = trainer.generator.backbone.mapping.embed
+    assert not embed.bias.any()
+    before = {name: p.clone() for name, p in trainer.generator.backbone.mapping.named_parameters()}
+    trainer.take_step(Feed(pool, CONFIG, True, torch.device("cpu")).take(0, trainer.places, 256))
+    after = dict(trainer.generator.backbone.mapping.named_parameters())
+    assert {name for name, p in before.items() if torch.equal(p, after[name])} == {"embed.weight", "embed.bias"}
 
 
 def test_without_a_start_there_is_advice(pool: Pool, tmp_path: Path) -> None:

@@ -230,7 +230,11 @@ class AdversarialTrainer:
             self.ranks.share_(network)
         self.ema = deepcopy(generator).eval().requires_grad_(False)
         generator.requires_grad_(False)  # phases open what they train
-        fixed = ("noise_strength",) if config.noise_mode == "none" else ()
+        fixed: tuple[str, ...] = (".noise_strength",) if config.noise_mode == "none" else ()
+        if generator.spec.mapping.zero_label:
+            # Without a label its embedding is the bias alone, brought to unit length: from zero, where the supervised
+            # stage leaves it, one step of any size would turn the codes of all heads.
+            fixed += (".mapping.embed.weight", ".mapping.embed.bias")
         named = [(k, p) for k, p in generator.named_parameters() if not k.endswith(fixed)]
         self.generator_parameters = [p for _, p in named]
         self.discriminator_parameters = list(discriminator.parameters())
