@@ -32,6 +32,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from headlift.editing.directions import Direction, Directions, move, save_directions
+from headlift.editing.discover import report
 from headlift.editing.effects import effects, table_of_effects
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator

@@ -20,6 +20,7 @@ from headlift.eg3d.spec import (
     DecoderSpec,
     GeneratorSpec,
     MappingSpec,
+    PlaneLayout,
     RenderSpec,
     SuperresKind,
     SuperresSpec,

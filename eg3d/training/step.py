@@ -150,11 +150,11 @@ class Draws:
         self.total, self.chosen, self.device = total, chosen, device
         self.generator = torch.Generator(device).manual_seed(seed_of(*key))
 
-    def uniform(self, *shape: int) -> Float[Tensor, n * b]:
+    def uniform(self, *shape: int) -> Float[Tensor, "n ..."]:
         """In [0, 1)."""
         return torch.rand(self.total, *shape, generator=self.generator, device=self.device)[self.chosen]
 
-    def normal(self, *shape: int) -> Float[Tensor, n * b]:
+    def normal(self, *shape: int) -> Float[Tensor, "n ..."]:
         """Of mean 0 and deviation 1."""
         return torch.randn(self.total, *shape, generator=self.generator, device=self.device)[self.chosen]
 
