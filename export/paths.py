@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from headlift.config import VideoConfig
@@ -54,45 +53,6 @@ def path_cameras(config: VideoConfig) -> Camera:
     """The cameras of a video's settings. Raises ConfigError when these give no video."""
     check_video(config)
     return turntable(config.frames) if config.path == "turntable" else sway(config.frames)
-
-
-def through(keys: Camera, frames: int, closed: bool = False) -> Camera:
-    """A smooth path of `frames` cameras through the given ones, evenly in time; `closed` leads back to the first.
-
-    Yaw, pitch and the logarithm of the distance from the world's origin follow cubic splines, so that cameras on a
-    sphere stay close to it, and so does the rotation from looking at the origin to where each camera really looks.
-    Turns take the short way round from one key to the next. Raises ConfigError for fewer than two keys.
-    """
-    from scipy.interpolate import CubicSpline
-    from scipy.spatial.transform import Rotation, RotationSpline
-
-    if len(keys) < 2:
-        raise ConfigError("A path needs at least two cameras to lead through; give more, or a turntable instead.")
-    keys = keys.to("cpu", torch.float64)
-    if closed:
-        keys = Camera(*(torch.cat([v, v[:1]]) for v in (keys.cam2world, keys.intrinsics)))
-    yaw, pitch = yaw_pitch(keys)
-    turned = torch.cat(
-        [yaw[:1], yaw[:1] + torch.cumsum(torch.remainder(yaw.diff() + math.pi, 2 * math.pi) - math.pi, 0)]
-    )
-    place = torch.stack([turned, pitch, keys.origin.norm(dim=-1).log()], dim=-1).numpy()
-    times, at = np.arange(len(keys)), np.arange(frames) * ((len(keys) - 1) / max(frames if closed else frames - 1, 1))
-    if closed:  # periodic, but for whole turns
-        turns = np.outer(times / times[-1], place[-1] - place[0])
-        place = CubicSpline(times, place - turns, bc_type="periodic")(at) + np.outer(
-            at / times[-1], place[-1] - place[0]
-        )
-    else:
-        place = CubicSpline(times, place, bc_type="natural")(at)
-    lens = np.stack([np.interp(at, times, column) for column in keys.intrinsics.flatten(1).T.numpy()], axis=-1)
-
-    middle = orbit(turned, pitch, pivot=(0.0, 0.0, 0.0)).rotation
-    aside = RotationSpline(times, Rotation.from_matrix((middle.mT @ keys.rotation).numpy()))(at).as_matrix()
-    placed = torch.from_numpy(place)
-    path = orbit(placed[:, 0], placed[:, 1], placed[:, 2].exp(), pivot=(0.0, 0.0, 0.0))
-    cam2world = path.cam2world.clone()
-    cam2world[:, :3, :3] = path.rotation @ torch.from_numpy(aside)
-    return Camera(cam2world, torch.from_numpy(lens).reshape(-1, 3, 3)).to(dtype=torch.float32)
 
 
 def read_cameras(path: Path | str) -> Camera:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from headlift.config import VideoConfig
 from headlift.eg3d.camera import orbit, project, yaw_pitch
 from headlift.errors import ConfigError
-from headlift.export.paths import cameras_json, path_cameras, read_cameras, sway, through, turntable, write_cameras
+from headlift.export.paths import cameras_json, path_cameras, read_cameras, sway, turntable, write_cameras
 
 
 @given(st.integers(2, 200))
@@ -40,33 +40,6 @@ def test_sway_is_an_ellipse_in_front_of_the_face() -> None:
 def test_path_of_the_settings() -> None:
     assert len(path_cameras(VideoConfig(frames=7))) == 7
     assert float(yaw_pitch(path_cameras(VideoConfig(frames=16, path="sway")))[0].abs().max()) < 0.36
-
-
-def test_path_through_keys_meets_them() -> None:
-    keys = orbit(torch.tensor([0.0, 0.8, 0.5]), torch.tensor([0.1, -0.3, 0.2]), focal=torch.tensor([3.0, 4.0, 5.0]))
-    path = through(keys, 21)
-    torch.testing.assert_close(path[torch.tensor([0, 10, 20])].label, keys.label, atol=2e-6, rtol=0)
-    assert len(path) == 21
-    rotation = path.rotation
-    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(21, 3, 3), atol=1e-6, rtol=0)
-    steps = path.origin.diff(dim=0).norm(dim=-1)
-    assert float(steps.max()) < 3 * float(steps.mean())  # no jumps
-
-
-def test_closed_path_through_four_sides_is_the_turntable() -> None:
-    table = turntable(24)
-    path = through(table[::6], 24, closed=True)
-    torch.testing.assert_close(path.label, table.label, atol=1e-5, rtol=0)
-
-
-def test_path_takes_the_short_way_round() -> None:
-    yaw = yaw_pitch(through(orbit(torch.tensor([3.0, -3.0]), 0.0), 9))[0]
-    assert float(yaw.abs().min()) > 2.99
-
-
-def test_path_through_one_camera() -> None:
-    with pytest.raises(ConfigError, match="at least two"):
-        through(turntable(1), 10)
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
