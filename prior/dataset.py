@@ -60,8 +60,9 @@ def load_data(folder: Path, cache: Path | None, cells: int, box: float, seed: in
     rank = {h: i for i, h in enumerate(everyone)}
     density_ = fit_density(names, table[[rank[h] for h in numbers]], seed)
     derived = None if cache is None else cache / "derived.npz"
-    if derived is not None and derived.exists():
-        stored = np.load(derived)
+    of = f"{heads.digest} {cells} {box}"
+    stored = np.load(derived) if derived is not None and derived.exists() else {}
+    if "of" in stored and str(stored["of"]) == of:
         thumbnails, cover = stored["thumbnails"], stored["cover"]
     else:
         thumbnails = np.stack([_thumbnail(image) for image in heads.images])
@@ -69,7 +70,7 @@ def load_data(folder: Path, cache: Path | None, cells: int, box: float, seed: in
         chosen = (wide or list(numbers))[:: max(1, len(wide or numbers) // 300)]
         cover = head_cover(heads, chosen, cells, box)
         if derived is not None:
-            np.savez(derived, thumbnails=thumbnails, cover=cover)
+            np.savez(derived, thumbnails=thumbnails, cover=cover, of=of)
     hull = dilate(cover > 0.4, round(0.06 / box * len(cover)))
     hull[..., : round(0.08 * len(cover))] = False  # few pictures look there, and no head reaches the wall behind it
     core = ~dilate(~(cover > 0.97), round(0.05 / box * len(cover)))

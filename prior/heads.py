@@ -6,6 +6,7 @@ A folder holds `heads-*.zip`; each has `dataset.json` (`labels: [[name, 25 numbe
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import zipfile
@@ -39,6 +40,8 @@ class Heads:
     """Number of the head that a picture shows."""
     params: dict[int, dict[str, Any]]
     """Parameters by the number of the head."""
+    digest: str = ""
+    """Of everything in the archives: what is derived from them is theirs as long as it stays the same."""
 
     @property
     def pitch(self) -> Float[np.ndarray, " n"]:
@@ -69,6 +72,8 @@ class Index:
     """Number of the head that a picture shows."""
     params: dict[int, dict[str, Any]]
     """Parameters by the number of the head."""
+    digest: str = ""
+    """Of everything in the archives, by the checksums that they hold."""
 
 
 def read_index(folder: Path, limit: int | None = None) -> Index:
@@ -82,8 +87,10 @@ def read_index(folder: Path, limit: int | None = None) -> Index:
     names: list[tuple[Path, str]] = []
     labels: list[list[float]] = []
     params: dict[int, dict[str, Any]] = {}
+    digest = hashlib.sha256(str(limit).encode())
     for path in zips:
         with zipfile.ZipFile(path) as archive:
+            digest.update(json.dumps([[path.name], *([i.filename, i.CRC] for i in archive.infolist())]).encode())
             entries = set(archive.namelist())
             if "dataset.json" not in entries:
                 raise PhotoError(f"{path} has no dataset.json: it is not an archive of pictures with camera labels.")
@@ -99,27 +106,31 @@ def read_index(folder: Path, limit: int | None = None) -> Index:
         keep = np.flatnonzero(head < np.sort(np.unique(head))[:limit].max() + 1)
         names, labels, head = [names[i] for i in keep], [labels[i] for i in keep], head[keep]
         params = {h: p for h, p in params.items() if h in set(head.tolist())}
-    return Index(tuple(names), np.asarray(labels, np.float32), head, params)
+    return Index(tuple(names), np.asarray(labels, np.float32), head, params, digest.hexdigest())
 
 
 def read_heads(folder: Path, cache: Path | None = None, threads: int = 2, limit: int | None = None) -> Heads:
     """Read all heads of a folder of zips (or of a single zip).
 
-    `cache` names a file in which the decoded pictures are kept as one array and mapped from the next time on;
-    without it they are decoded into memory. `limit` stops after so many heads. Raises PhotoError when there is
-    nothing to read or when a zip lacks its labels.
+    `cache` names a file in which the decoded pictures are kept as one array and mapped from the next time on, as long
+    as the archives stay as they are; without it they are decoded into memory. `limit` stops after so many heads.
+    Raises PhotoError when there is nothing to read or when a zip lacks its labels.
     """
     index = read_index(folder, limit)
-    return Heads(_cached_images(index.names, cache, threads), index.labels, index.head, index.params)
+    return Heads(_cached_images(index, cache, threads), index.labels, index.head, index.params, index.digest)
 
 
-def _cached_images(names: Sequence[tuple[Path, str]], cache: Path | None, threads: int) -> UInt8[np.ndarray, "n s s 4"]:
-    if cache is not None and cache.exists():
-        images = np.load(cache, mmap_mode="r")
-        if len(images) == len(names):
-            return images
+def _cached_images(index: Index, cache: Path | None, threads: int) -> UInt8[np.ndarray, "n s s 4"]:
+    names = index.names
+    if cache is not None:
+        kept_of = cache.with_suffix(".sha256")
+        if cache.exists() and kept_of.exists() and kept_of.read_text() == index.digest:
+            kept: np.ndarray = np.load(cache, mmap_mode="r")
+            return kept
+        kept_of.unlink(missing_ok=True)
     first = next(_decode(names[:1]))
     shape = (len(names), *first.shape)
+    images: np.ndarray
     if cache is None:
         images = np.empty(shape, np.uint8)
     else:
@@ -135,8 +146,10 @@ def _cached_images(names: Sequence[tuple[Path, str]], cache: Path | None, thread
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(fill, range(threads)))
     if cache is not None:
+        assert isinstance(images, np.memmap)
         images.flush()
         part.replace(cache)
+        kept_of.write_text(index.digest)
         images = np.load(cache, mmap_mode="r")
     return images
 

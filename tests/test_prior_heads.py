@@ -63,6 +63,12 @@ def test_a_cache_holds_the_same_pictures(tmp_path: Path) -> None:
     assert cache.exists()
     assert (read_heads(tmp_path).images == first.images).all()
     assert (second.images == first.images).all()
+    # Other pictures under the same names are not taken for those in the cache.
+    write_archive(tmp_path, range(4), radius=0.3)
+    third = read_heads(tmp_path, cache)
+    assert third.digest != first.digest
+    assert (third.images == read_heads(tmp_path).images).all()
+    assert not (third.images == first.images).all()
 
 
 def test_views_from_far_below_are_left_out() -> None:
