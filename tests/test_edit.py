@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_networks import solid_generator
 
 from headlift import cli, edits
@@ -27,6 +28,7 @@ from headlift.eg3d.own_planes import OWN, SIDES, with_own_planes
 from headlift.errors import CheckpointError, ConfigError, HeadliftError, OutputError
 from headlift.head import Head, load_head, write_head
 from headlift.invert.perceptual import load_builtin
+from headlift.pose_estimation.crop import cut, to_tensor
 from headlift.values import Camera, Similarity
 
 SHA = "ab" * 32
@@ -384,3 +386,24 @@ def test_an_edit_of_the_embedded_prior_ages_every_head_alike() -> None:
         back = edit(moved, directions, {name: -2.0})
     assert float((still - went).abs().mean()) > 0.005
     torch.testing.assert_close(back.ws, start.ws, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("over", ["crop", "photo"])
+def test_what_is_painted_over_crop_or_photo_is_told_apart_where_both_have_one_size(tmp_path: Path, over: str) -> None:
+    random, side = np.random.default_rng(0), 32
+    photo = np.asarray(Image.fromarray(random.integers(0, 255, (9, 9, 3), np.uint8)).resize((side, side)))
+    similarity = Similarity(np.array([[1.5, 0.0, -0.2 * side], [0.0, 1.5, -0.3 * side]]) / side)
+    cropped = replace(stored_head(1), image=cut(photo, similarity, side), similarity=similarity)
+    painted = (cropped.image if over == "crop" else photo).copy()
+    painted[14:18, 14:18] = (255, 0, 0)
+    Image.fromarray(painted).save(tmp_path / "painted.png")
+    wanted = painted if over == "crop" else cut(painted, similarity, side)
+    found = edits.painted_crop(tmp_path / "painted.png", cropped)
+    torch.testing.assert_close(found, to_tensor(wanted))
+
+
+def test_a_region_that_was_painted_over_something_else_than_the_crop_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    Image.new("L", (400, 300), 255).save(path)
+    with pytest.raises(ConfigError, match="400 x 300 pixels.*over crop.png"):
+        edits.region_of(stored_head(1), EditConfig(region_mask=path))

@@ -175,6 +175,10 @@ def test_damaged_networks_are_named(tmp_path: Path) -> None:
         inception(path)
     with pytest.raises(WeightsError, match="InceptionResnetV1"):
         identity.recogniser(path)
+    page = tmp_path / "page.pt"
+    page.write_text("<html>not found</html>")
+    with pytest.raises(WeightsError, match="page.pt does not hold"):
+        identity.recogniser(page)
 
 
 def test_a_face_is_cut_square_and_identity_is_a_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
