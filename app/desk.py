@@ -122,7 +122,7 @@ class Desk:
         self.shelf = Shelf(lambda name, device: self._base, config.weights, self.device, self.directions)
         self._presets = presets
         self._heads: dict[str, list[Kept]] = {}
-        self._photos: dict[str, Looked] = {}
+        self._photos: dict[tuple[str, str], Looked] = {}
         self._detecting = threading.Lock()
         self._changing = threading.Lock()
 
@@ -134,36 +134,36 @@ class Desk:
 
     # Photos
 
-    def take_photo(self, visitor: str, upload: str, name: str) -> Looked:
-        """An uploaded photo, looked at. Raises PhotoError, FaceError, VisitError."""
+    def take_photo(self, visitor: str, tab: str, upload: str, name: str) -> Looked:
+        """An uploaded photo, looked at; each tab has its own. Raises PhotoError, FaceError, VisitError."""
         folder = self.visitors.folder(visitor)
         path = claim_upload(upload, self.uploads, folder, round(self.config.max_mb * 1e6), PhotoError)
         try:
-            return self._looked(visitor, path, plain_name(name, "photo"))
+            return self._looked(visitor, tab, path, plain_name(name, "photo"))
         except BaseException:
             path.unlink(missing_ok=True)
             raise
 
-    def take_example(self, visitor: str) -> Looked:
+    def take_example(self, visitor: str, tab: str) -> Looked:
         """The example photo: scikit-image's public-domain astronaut."""
         path = self.visitors.folder(visitor) / f"upload-{secrets.token_hex(8)}.png"
         write_png(path, example_pixels())
-        return self._looked(visitor, path, "astronaut")
+        return self._looked(visitor, tab, path, "astronaut")
 
-    def choose_face(self, visitor: str, face: int) -> Looked:
+    def choose_face(self, visitor: str, tab: str, face: int) -> Looked:
         """Another face of the photo. Raises FaceError, VisitError."""
-        now = self.photo(visitor)
-        return self._looked(visitor, now.path, now.name, face)
+        now = self.photo(visitor, tab)
+        return self._looked(visitor, tab, now.path, now.name, face)
 
-    def photo(self, visitor: str) -> Looked:
-        """The photo that the visitor works on. Raises VisitError when there is none."""
+    def photo(self, visitor: str, tab: str) -> Looked:
+        """The photo that the visitor works on in this tab. Raises VisitError when there is none."""
         self.visitors.known(visitor)
         with self._changing:
-            if visitor not in self._photos:
+            if (visitor, tab) not in self._photos:
                 raise VisitError("There is no photo yet. Choose one first.")
-            return self._photos[visitor]
+            return self._photos[visitor, tab]
 
-    def _looked(self, visitor: str, path: Path, name: str, face: int | None = None) -> Looked:
+    def _looked(self, visitor: str, tab: str, path: Path, name: str, face: int | None = None) -> Looked:
         pixels = self._pixels(path, name)
         pose = PoseConfig(face=face, force=True, frame=frame_of(self.settings("fast", "best")))
         with self._detecting:
@@ -177,8 +177,8 @@ class Desk:
         findings = tuple(f for f in crop.verdict.findings if f.name != "faces" or count < 2)
         found = Looked(path, name, chosen, max(1, len(boxes)), overlay, pose_line(crop), findings)
         with self._changing:
-            before = self._photos.get(visitor)
-            self._photos[visitor] = found
+            before = self._photos.get((visitor, tab))
+            self._photos[visitor, tab] = found
         if before is not None and before.path != path and self.queue.busy_visitors().isdisjoint({visitor}):
             before.path.unlink(missing_ok=True)
         return found
@@ -205,8 +205,8 @@ class Desk:
     # Heads
 
     def lift(self, visitor: str, tab: str, name: Preset, method: Method) -> Job[Kept]:
-        """Queue the reconstruction of the visitor's photo. Raises QueueError, VisitError."""
-        photo = self.photo(visitor)
+        """Queue the reconstruction of the tab's photo. Raises QueueError, VisitError."""
+        photo = self.photo(visitor, tab)
         config = self.settings(name, method)
         config = replace(config, pose=replace(config.pose, face=photo.face, force=True))
 
@@ -421,7 +421,7 @@ class Desk:
         for visitor in self.visitors.sweep(self.queue.busy_visitors()):
             with self._changing:
                 heads = self._heads.pop(visitor, [])
-                self._photos.pop(visitor, None)
+                self._photos = {key: photo for key, photo in self._photos.items() if key[0] != visitor}
             for kept in heads:
                 self.shelf.drop(kept.folder)
 

@@ -236,7 +236,9 @@ class Page:
             return {self.notice: gr.skip()}
         data = upload if isinstance(upload, dict) else upload.model_dump()
         return self._look(
-            lambda visitor: self.desk.take_photo(visitor, str(data.get("path")), str(data.get("orig_name") or "")),
+            lambda visitor, tab: self.desk.take_photo(
+                visitor, tab, str(data.get("path")), str(data.get("orig_name") or "")
+            ),
             request,
         )
 
@@ -244,11 +246,12 @@ class Page:
         return self._look(self.desk.take_example, request)
 
     def choose_face(self, face: int, request: gr.Request) -> Update:
-        return self._look(lambda visitor: self.desk.choose_face(visitor, int(face)), request)
+        return self._look(lambda visitor, tab: self.desk.choose_face(visitor, tab, int(face)), request)
 
-    def _look(self, take: Callable[[str], Looked], request: gr.Request) -> Update:
+    def _look(self, take: Callable[[str, str], Looked], request: gr.Request) -> Update:
+        """What `take` makes of a visitor and a tab, on the page."""
         try:
-            found = take(visitor_of(request))
+            found = take(visitor_of(request), tab_of(request))
         except HeadliftError as error:
             return {self.drop: None, self.notice: parts.alert(str(error))}
         faces = [(f"{n}", n) for n in range(1, found.faces + 1)]

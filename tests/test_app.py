@@ -401,7 +401,7 @@ def test_a_draft_that_is_too_slow_is_made_cheaper(desk: Desk, visitor: str, monk
 
 
 def test_a_photo_becomes_a_head_that_goes_through_its_file(desk: Desk, visitor: str, tmp_path: Path) -> None:
-    found = desk.take_example(visitor)
+    found = desk.take_example(visitor, "tab")
     assert found.ok
     assert found.faces == 1
     assert found.overlay[:2] == b"\xff\xd8"
@@ -421,7 +421,9 @@ def test_a_photo_becomes_a_head_that_goes_through_its_file(desk: Desk, visitor: 
 
 
 def test_a_closed_tab_ends_its_lift_and_leaves_no_head(desk: Desk, visitor: str) -> None:
-    desk.take_example(visitor)
+    desk.take_example(visitor, "closing")
+    with pytest.raises(VisitError, match="no photo"):
+        desk.lift(visitor, "another", "fast", "best")
     job = desk.lift(visitor, "closing", "fast", "best")
     desk.leave("closing")
     desk.queue.wait(job, 60.0)
@@ -458,7 +460,7 @@ def test_bad_photos_end_in_a_message_and_leave_nothing(
     desk: Desk, visitor: str, name: str, content: bytes, said: str
 ) -> None:
     with pytest.raises(PhotoError, match=said) as told:
-        desk.take_photo(visitor, sent(desk, Path(name).name, content), name)
+        desk.take_photo(visitor, "tab", sent(desk, Path(name).name, content), name)
     assert str(desk.visitors.root) not in str(told.value)
     assert list(desk.visitors.folder(visitor).iterdir()) == []
     gone_soon(desk.uploads / "f00" / Path(name).name, desk.uploads)
@@ -470,7 +472,9 @@ def test_photos_without_a_face_or_with_too_many_pixels(desk: Desk, visitor: str,
     for size, error, said in (((300, 200), FaceError, "No face"), ((2000, 1000), PhotoError, "at most 1 million")):
         Image.new("RGB", size, (90, 120, 80)).save(tmp_path / "meadow.png")
         with pytest.raises(error, match=said):
-            desk.take_photo(visitor, sent(desk, "meadow.png", (tmp_path / "meadow.png").read_bytes()), "meadow.png")
+            desk.take_photo(
+                visitor, "tab", sent(desk, "meadow.png", (tmp_path / "meadow.png").read_bytes()), "meadow.png"
+            )
     assert list(desk.visitors.folder(visitor).iterdir()) == []
 
 
@@ -487,9 +491,9 @@ def test_a_choice_among_several_faces(desk: Desk, visitor: str, tmp_path: Path) 
     smaller = np.asarray(Image.fromarray(face).resize((180, 180)))
     both = np.concatenate([face, np.pad(smaller, ((0, 70), (0, 0), (0, 0)))], axis=1)
     Image.fromarray(both).save(tmp_path / "both.png")
-    found = desk.take_photo(visitor, sent(desk, "both.png", (tmp_path / "both.png").read_bytes()), "both.png")
+    found = desk.take_photo(visitor, "tab", sent(desk, "both.png", (tmp_path / "both.png").read_bytes()), "both.png")
     assert (found.faces, found.face) == (2, 1)
-    other = desk.choose_face(visitor, 2)
+    other = desk.choose_face(visitor, "tab", 2)
     assert other.face == 2
     assert other.overlay != found.overlay
 
@@ -629,7 +633,7 @@ def test_an_answer_is_whole_whatever_becomes_of_its_file(
 def test_the_page_can_show_an_upload_that_has_been_looked_at(desk: Desk, visitor: str, routes: object) -> None:
     """Gradio's page asks for the preview when it likes: before the photo is looked at, meanwhile, or after."""
     picture = sent(desk, "me.png", astronaut_jpeg())
-    desk.take_photo(visitor, picture, "me.png")
+    desk.take_photo(visitor, "tab", picture, "me.png")
     status, headers, body = fetched(routes, visitor, f"/gradio_api/file={picture}")
     assert (status, headers["content-type"], body) == (200, "image/png", astronaut_jpeg())
     desk.sweep()
