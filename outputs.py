@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -57,9 +57,9 @@ def write_crop(out: Path, photo: UInt8[np.ndarray, "h w 3"], crop: Crop) -> None
     write_text(out / "camera.json", camera_json(crop))
 
 
-def results(formats: Sequence[str]) -> list[str]:
-    """The files that `write_results` writes, with meshes in these formats."""
-    meshes = [Path(f"mesh.{suffix}") for suffix in formats]
+def results() -> list[str]:
+    """The files that `write_results` writes, with meshes in all formats."""
+    meshes = [Path(f"mesh{suffix}") for suffix in MESH_SUFFIXES]
     beside = [file.name for mesh in meshes for file in companions(mesh, True)]
     names = [HEAD, "camera.json", *(mesh.name for mesh in meshes), *beside]
     return list(dict.fromkeys([*names, "views.png", "turntable.mp4", "report.html"]))

@@ -112,7 +112,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if status is Status.NEW and (self.path / CONFIG).exists():
                 # Nothing of another run stays that could be taken for this one's.
-                for name in (STATE, LOG, *results(MESH_SUFFIXES)):
+                for name in (STATE, LOG, *results()):
                     (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise output_error(self.path, error) from error

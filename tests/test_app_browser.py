@@ -23,6 +23,7 @@ from safetensors import safe_open
 
 from headlift.app.desk import Looked
 from headlift.app.files import files_below
+from headlift.app.server import COOKIE
 from headlift.config import AppConfig, ReconstructConfig, preset
 
 PATIENCE = 600_000
@@ -98,7 +99,7 @@ def visit(browser: Any, app: Running, width: int = 1280) -> Visit:
     page.on("pageerror", lambda e: complaints.append(str(e)))
     page.goto(app.address)
     page.wait_for_selector("#hl-astronaut")
-    token = next(c["value"] for c in context.cookies() if c["name"] == "headlift-visitor")
+    token = next(c["value"] for c in context.cookies() if c["name"] == COOKIE)
     return Visit(page, requests, complaints, token)
 
 
