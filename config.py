@@ -16,6 +16,8 @@ from headlift.errors import ConfigError
 Perceptual = Literal["builtin", "lpips"]
 Preset = Literal["fast", "standard", "thorough"]
 Method = Literal["best", "w", "w+", "pti", "pose", "spi", "hfgi3d", "in-n-out", "multi"]
+NONE = "none"
+"""What stands in tables of settings for no value."""
 
 
 @dataclass(frozen=True)
@@ -676,10 +678,6 @@ def from_table(table: dict[str, object]) -> ReconstructConfig:
         return from_dict(ReconstructConfig, merged, Config(strict=True, cast=[tuple], check_types=True))
     except DaciteError as error:
         raise ConfigError(f"settings: {error}") from None
-
-
-NONE = "none"
-"""What stands in tables for no value."""
 
 
 def read_config(path: Path) -> ReconstructConfig:

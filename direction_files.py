@@ -206,9 +206,9 @@ def read_labels(path: Path, generator: Generator, sha256: str) -> tuple[Float[Te
     return torch.cat(codes).to(generator.w_avg), scores
 
 
-def seed_in(text: object) -> int:
+def seed_in(value: Any) -> int:
     """A seed as NumPy's RandomState takes it. Raises TypeError or ValueError for anything else."""
-    seed = int(str(text))
+    seed = int(value)
     if not 0 <= seed < 2**32:
         raise ValueError(seed)
     return seed

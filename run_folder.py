@@ -110,9 +110,10 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if status is Status.NEW and (self.path / CONFIG).exists():
+            if status is Status.NEW:
                 # Nothing of another run stays that could be taken for this one's.
-                for name in (STATE, LOG, *results()):
+                another = results() if (self.path / CONFIG).exists() else []
+                for name in (STATE, LOG, *another):
                     (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise output_error(self.path, error) from error

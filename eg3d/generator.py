@@ -63,7 +63,7 @@ class Generator(nn.Module):
             self.side_planes = nn.Parameter(torch.zeros(2, *plane))
         if spec.back_plane:
             self.back_plane = nn.Parameter(torch.zeros(plane))
-        if spec.photo_plane or spec.back_plane:
+        if spec.has_reach:
             self.register_buffer("photo_reach", torch.full(plane[1:], EVERYWHERE))
 
     @property
@@ -75,7 +75,7 @@ class Generator(nn.Module):
     def spanned(self) -> tuple[Plane, ...]:
         """What each of a head's feature planes spans."""
         each = PLANES[self.spec.plane_layout]
-        return (*each, Plane((0, 1), self.photo_reach)) if self.spec.photo_plane or self.spec.back_plane else each
+        return (*each, Plane((0, 1), self.photo_reach)) if self.spec.has_reach else each
 
     @property
     def w_avg(self) -> Float[Tensor, " w"]:
@@ -124,14 +124,14 @@ class Generator(nn.Module):
         planes = image.reshape(len(image), 3, self.spec.plane_channels, *image.shape[2:])
         if self.spec.side_planes:
             planes = torch.cat([planes[:, :1], planes[:, 1:] + self.side_planes.to(planes)], dim=1)
+        if not self.spec.has_reach:
+            return planes
         # Before its reach the photo's plane counts, behind it that for the back: the latter everywhere, and before it
         # the difference.
-        before: Tensor | float = self.photo_plane.to(planes) if self.spec.photo_plane else 0.0
+        before = self.photo_plane.to(planes) if self.spec.photo_plane else torch.zeros_like(planes[0, 0])
         if self.spec.back_plane:
             behind = self.back_plane.to(planes)
             planes, before = torch.cat([planes[:, :1] + behind, planes[:, 1:]], dim=1), before - behind
-        if isinstance(before, float):
-            return planes
         return torch.cat([planes, before.expand(len(planes), 1, -1, -1, -1)], dim=1)
 
     def render(

@@ -48,7 +48,7 @@ def with_same_planes(first: Generator, second: Generator) -> tuple[Generator, Ge
     """Copies of two generators that have each other's planes too; where one knew no reach, it has the other's."""
     names = {*own_planes(first), *own_planes(second)}
     pair = with_own_planes(first, *names), with_own_planes(second, *names)
-    knew = [REACH in generator.state_dict() for generator in (first, second)]
+    knew = [generator.spec.has_reach for generator in (first, second)]
     if knew[0] != knew[1]:
         pair[knew.index(False)].photo_reach.copy_(pair[knew.index(True)].photo_reach)
     return pair

@@ -231,6 +231,11 @@ class GeneratorSpec:
             )
 
     @property
+    def has_reach(self) -> bool:
+        """Whether there is a plane that goes by how far a photo sees."""
+        return self.photo_plane or self.back_plane
+
+    @property
     def num_ws(self) -> int:
         """Codes that a head has: one for each convolution of the backbone and one for its last ToRGB."""
         return 2 * len(self.backbone.channels)
