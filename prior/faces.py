@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from headlift.eg3d.camera import orbit
+from headlift.eg3d.camera import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit
 from headlift.eg3d.checkpoint import load_checkpoint
 from headlift.eg3d.generator import Generator
 from headlift.pose_estimation.redetect import redetect
@@ -37,7 +37,8 @@ def faces(generator: Generator, heads: int, psi: float = 1.0) -> dict[str, float
             pose = redetect(np.ascontiguousarray(picture))
             found += pose is not None
             errors.append(180.0 if pose is None else abs(math.degrees(pose[0]) - yaw))
-        behind = orbit(torch.tensor([0.5, 1.0, 1.5]) * math.pi, torch.zeros(3), pivot=(0.0, -0.02, 0.0), focal=3.1)
+        sides = torch.tensor([0.5, 1.0, 1.5]) * math.pi
+        behind = orbit(sides, torch.zeros(3), pivot=WHOLE_HEAD_PIVOT, focal=WHOLE_HEAD_FOCAL)
         alpha = generator.volume(planes, behind, 32).alpha
         solid += bool((alpha[:, 0, 12:20, 12:20] > 0.9).all())
     return {

@@ -19,8 +19,6 @@ amount of 1 is one standard deviation; for what most heads lack (a beard, closed
 from __future__ import annotations
 
 import argparse
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +38,7 @@ from headlift.errors import CheckpointError, DataError
 from headlift.export.images import grid, shrink, to_uint8
 from headlift.pose_estimation import mediapipe_models
 from headlift.prior.codes import Density, feature_table, fit_density
-from headlift.prior.heads import HELD_OUT
+from headlift.prior.heads import HELD_OUT, read_index
 from headlift.values import Camera
 from headlift.weights import load_generator
 
@@ -240,19 +238,6 @@ def correlation(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def read_params(folder: Path) -> dict[int, dict[str, Any]]:
-    """The parameters of all heads of a folder of zips, by number. Raises DataError where there are none."""
-    found: dict[int, dict[str, Any]] = {}
-    for path in sorted(folder.glob("heads-*.zip")):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.startswith("params/head"):
-                    found[int(name[len("params/head") : -len(".json")])] = json.loads(archive.read(name))
-    if not found:
-        raise DataError(f"No heads-*.zip with params/ in {folder}. Give the folder with the archives of heads.")
-    return found
-
-
 # Looking at it
 
 
@@ -294,7 +279,7 @@ def main() -> None:
     parser.add_argument("--measure", type=int, default=0, help="random heads on whose renders the effect is measured")
     options = parser.parse_args()
     generator, sha256 = load_generator(options.weights)
-    fit = fit_handles(HANDLES, read_params(options.heads), generator, sha256, not options.plain)
+    fit = fit_handles(HANDLES, read_index(options.heads).params, generator, sha256, not options.plain)
     save_directions(options.out, fit.directions)
     print(report(fit.directions))
     own = fit.directions.entanglement.diagonal()

@@ -14,12 +14,10 @@ HEADS holds `heads-*.zip` as the head generator writes them; heads 2800 to 2999 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import logging
 import math
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -31,37 +29,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headlift.eg3d.training.precision import autocast
+from headlift.errors import PhotoError
 from headlift.invert.perceptual import STAGES, FeatureNet
+from headlift.prior.heads import HELD_OUT, decoded, read_index
 
 log = logging.getLogger(__name__)
-HELD_OUT = range(2800, 3000)
 Parameters = dict[int, Float[np.ndarray, " p"]]
 
 
-def read_heads(folder: Path, side: int) -> tuple[UInt8[Tensor, "n 4 s s"], list[int], Parameters]:
-    """RGBA pictures at `side` pixels, the head each shows, and the parameters of each head."""
-    images: list[np.ndarray] = []
-    owners: list[int] = []
-    parameters: dict[int, np.ndarray] = {}
-    for archive in sorted(folder.glob("heads-*.zip")):
-        with zipfile.ZipFile(archive) as bundle:
-            for name, _ in json.loads(bundle.read("dataset.json"))["labels"]:
-                head = int(Path(name).stem.removeprefix("img")) // 4
-                if head in HELD_OUT:
-                    continue
-                picture = (
-                    Image.open(io.BytesIO(bundle.read(name))).convert("RGBA").resize((side, side), Image.Resampling.BOX)
-                )
-                images.append(np.asarray(picture))
-                owners.append(head)
-                if head not in parameters:
-                    found = json.loads(bundle.read(f"params/head{head:06d}.json"))
-                    axes = [found["axes"][key] for key in sorted(found["axes"])]
-                    parameters[head] = np.array(
-                        [found["gender"], found["age"] / 40, *found["race"], found["weight"], *axes]
-                    )
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return pixels, owners, parameters
+def read_small(folder: Path, side: int) -> tuple[UInt8[Tensor, "n 4 s s"], list[int], Parameters]:
+    """RGBA pictures at `side` pixels, the head each shows, and the parameters of each head; none of `HELD_OUT`.
+
+    Raises PhotoError when there is nothing to read, or when an archive is damaged.
+    """
+    index = read_index(folder)
+    rows = np.flatnonzero(~np.isin(index.head, HELD_OUT))
+    if not len(rows):
+        raise PhotoError(f"{folder} has no heads but those that nothing may learn from ({HELD_OUT}).")
+    pictures = decoded([index.names[row] for row in rows])
+    small = [np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BOX)) for p in pictures]
+    parameters = {}
+    for head, found in index.params.items():
+        if head not in HELD_OUT:
+            axes = [found["axes"][key] for key in sorted(found["axes"])]
+            parameters[head] = np.array([found["gender"], found["age"] / 40, *found["race"], found["weight"], *axes])
+    return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).contiguous(), index.head[rows].tolist(), parameters
 
 
 def uniform(n: int, low: float, high: float, rng: torch.Generator) -> Float[Tensor, "n 1 1 1"]:
@@ -250,7 +242,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(arguments.threads)
-    pixels, owners, parameters = read_heads(arguments.heads, 160)
+    pixels, owners, parameters = read_small(arguments.heads, 160)
     log.info("%d pictures of %d heads", len(pixels), len(parameters))
     net = train(pixels, owners, parameters, arguments.minutes)
     provenance = {

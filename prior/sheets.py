@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from headlift.eg3d.camera import orbit
+from headlift.eg3d.camera import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit
 from headlift.eg3d.checkpoint import load_checkpoint
 from headlift.eg3d.generator import Generator
 
-WIDE = {"pivot": (0.0, -0.02, 0.0), "focal": 3.1}
+WIDE = {"pivot": WHOLE_HEAD_PIVOT, "focal": WHOLE_HEAD_FOCAL}
 """The camera that sees the whole head from any side, as in the training pictures."""
 
 

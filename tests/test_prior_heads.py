@@ -10,22 +10,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ball_heads import write_heads
 
 from headlift.eg3d.camera import orbit
 from headlift.errors import PhotoError
 from headlift.prior.codes import Density, fit_density
-from headlift.prior.heads import Heads, read_heads
+from headlift.prior.heads import HELD_OUT, Heads, read_heads
 from headlift.prior.hull import cell_centres, dilate, head_cover
+from headlift.prior.perceptual import read_small
 
 VIEWS = 2
 
 
-def write_archive(folder: Path, heads: range, views: int = VIEWS, side: int = 32, radius: float = 0.2) -> None:
+def write_archive(
+    folder: Path, heads: range, views: int = VIEWS, side: int = 32, radius: float = 0.2, name: str = "heads-00.zip"
+) -> None:
     """Heads that are balls about the origin, each of its own colour, seen from cameras all round."""
     from PIL import Image
 
     labels = []
-    with zipfile.ZipFile(folder / "heads-00.zip", "w") as archive:
+    with zipfile.ZipFile(folder / name, "w") as archive:
         for head in heads:
             for view in range(views):
                 camera = orbit(2 * np.pi * view / views, 0.2, pivot=(0.0, 0.0, 0.0), focal=3.1)
@@ -34,11 +38,11 @@ def write_archive(folder: Path, heads: range, views: int = VIEWS, side: int = 32
                 picture = np.zeros((side, side, 4), np.uint8)
                 picture[..., :3] = (20 * head % 256, 100, 200)
                 picture[..., 3] = 255 * (np.sin(np.arctan(sine.numpy())) < radius / 2.7)
-                name = f"00000/img{head * views + view:08d}.webp"
+                shown = f"00000/img{head * views + view:08d}.webp"
                 with io.BytesIO() as stream:
                     Image.fromarray(picture).save(stream, "WEBP", lossless=True, exact=True)
-                    archive.writestr(name, stream.getvalue())
-                labels.append([name, camera.label[0].tolist()])
+                    archive.writestr(shown, stream.getvalue())
+                labels.append([shown, camera.label[0].tolist()])
             archive.writestr(f"params/head{head:06d}.json", json.dumps({"age": head}))
         archive.writestr("dataset.json", json.dumps({"labels": labels}))
 
@@ -87,6 +91,50 @@ def test_an_archive_without_labels_is_refused(tmp_path: Path) -> None:
         archive.writestr("params/head000000.json", "{}")
     with pytest.raises(PhotoError, match="dataset.json"):
         read_heads(tmp_path)
+
+
+def test_archives_may_differ_in_the_number_of_views(tmp_path: Path) -> None:
+    write_archive(tmp_path, range(2), views=4)
+    write_archive(tmp_path, range(2, 5), views=2, name="heads-01.zip")
+    heads = read_heads(tmp_path)
+    assert heads.head.tolist() == [0] * 4 + [1] * 4 + [2, 2, 3, 3, 4, 4]
+    assert (heads.images[:, 16, 16, 0] == 20 * heads.head).all()  # each shows the head that it is counted to
+    assert heads.params == {head: {"age": head} for head in range(5)}
+
+
+def test_an_archive_whose_pictures_have_no_parameters_is_refused(tmp_path: Path) -> None:
+    write_archive(tmp_path, range(1, 3))
+    for kept in ((), ("params/head000001.json",)):
+        with zipfile.ZipFile(tmp_path / "heads-00.zip") as whole, zipfile.ZipFile(tmp_path / "part.zip", "w") as part:
+            for entry in whole.namelist():
+                if not entry.startswith("params/") or entry in kept:
+                    part.writestr(entry, whole.read(entry))
+        with pytest.raises(PhotoError, match=f"4 pictures and the parameters of {len(kept)} heads"):
+            read_heads(tmp_path / "part.zip")
+
+
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    write_archive(tmp_path, range(2))
+    path = tmp_path / "heads-00.zip"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PhotoError, match=r"heads-00.zip is damaged"):
+        read_heads(tmp_path)
+    picture = whole.index(b"WEBPVP8L")
+    path.write_bytes(whole[:picture] + bytes(40) + whole[picture + 40 :])
+    with pytest.raises(PhotoError, match=r"heads-00.zip is damaged"):
+        read_heads(tmp_path, tmp_path / "images.npy")
+    assert [p.name for p in tmp_path.iterdir()] == ["heads-00.zip"]  # half a cache is none
+
+
+def test_the_perceptual_network_learns_from_all_but_the_held_out(tmp_path: Path) -> None:
+    write_heads(tmp_path, 2, views=2, side=64)
+    write_archive(tmp_path, range(HELD_OUT.start, HELD_OUT.start + 2), name="heads-01.zip")
+    pixels, owners, parameters = read_small(tmp_path, 16)
+    assert pixels.shape == (4, 4, 16, 16)
+    assert owners == [0, 0, 1, 1]
+    assert sorted(parameters) == [0, 1]
+    assert parameters[0].shape == (9,)  # gender, age, three of ancestry, weight, three axes
 
 
 def skewed_table(n: int = 3000) -> np.ndarray:
