@@ -22,13 +22,6 @@ DensityClamp = Literal["softplus", "relu"]
 
 SUPERRES_INPUT: Mapping[SuperresKind, int] = {"2X": 64, "4X": 128, "8X": 128, "8XDC": 128}
 """Side of the feature map that each published super-resolution works on, pixels."""
-SUPERRES_CHANNELS: Mapping[SuperresKind, tuple[int, int]] = {
-    "2X": (128, 64),
-    "4X": (128, 64),
-    "8X": (128, 64),
-    "8XDC": (256, 128),
-}
-"""Published widths of its two blocks."""
 SUPERRES_FACTOR: Mapping[SuperresKind, int] = {"2X": 2, "4X": 2, "8X": 4, "8XDC": 4}
 """Side of its result over the side of the feature map it works on."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,9 +18,11 @@ from headlift.eg3d.spec import (
     MappingSpec,
     PlaneLayout,
     RenderSpec,
+    SuperresKind,
     SuperresSpec,
 )
 from headlift.eg3d.training import fast, lookup, precision, rays
+from headlift.errors import ConfigError
 from headlift.values import Camera
 
 SPEC = GeneratorSpec(
@@ -63,6 +67,15 @@ def test_fast_super_resolution_is_the_generators() -> None:
     plain, _ = generator.superresolution(features, ws)
     quick = fast.superres(dict(generator.named_parameters()), SPEC, features, ws[:, -1], torch.float32)
     assert torch.allclose(plain, quick, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["2X", "8X"])
+def test_fast_super_resolution_refuses_other_modules(kind: SuperresKind) -> None:
+    """The first block of some doubles its input, too."""
+    side = 128 if kind == "8X" else 64
+    spec = replace(SPEC, superres=SuperresSpec(kind, 32, (16, 8)), image_resolution=side)
+    with pytest.raises(ConfigError, match=kind):
+        fast.superres({}, spec, normal(1, 8, 16, 16), normal(1, 16), torch.float32)
 
 
 @pytest.mark.parametrize(("size", "side"), [(1, 8), (3, 8), (3, 40)])

@@ -25,6 +25,18 @@ def test_opacity_loss_has_a_slope_where_alpha_is_certain_and_wrong() -> None:
     assert alpha.grad.item() == pytest.approx(-1 / 0.002, rel=1e-4)
 
 
+@pytest.mark.parametrize("wrong", [1e-5, 1 - 1e-5])
+def test_opacity_loss_keeps_its_slope_beyond_the_margin(wrong: float) -> None:
+    """There the logarithm goes on along its tangent, of slope 1 / margin."""
+    alpha = torch.tensor([wrong], requires_grad=True)
+    target = torch.tensor([float(wrong < 0.5)])
+    loss = losses.opacity_loss(alpha, target, torch.ones(1, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == pytest.approx(-math.log(1e-3) + (1e-3 - 1e-5) / 1e-3, rel=1e-4)
+    assert alpha.grad is not None
+    assert alpha.grad.item() == pytest.approx(-1000 if wrong < 0.5 else 1000, rel=1e-4)
+
+
 def test_opacity_loss_of_nothing_counted_is_zero() -> None:
     assert losses.opacity_loss(torch.ones(2), torch.zeros(2), torch.zeros(2, dtype=torch.bool)) == 0
 
@@ -53,6 +65,13 @@ def test_empty_and_solid_loss() -> None:
     assert losses.empty_loss(torch.tensor([-4.0]), -4.0) == pytest.approx(math.log(2))
     assert losses.empty_loss(torch.tensor([-50.0]), -4.0) == pytest.approx(0, abs=1e-6)
     assert losses.solid_loss(torch.tensor([30.0, 10.0]), 20.0) == pytest.approx(10 / 2 / 20)
+
+
+def test_a_weighted_mean_is_one_however_small_the_weights() -> None:
+    value = torch.tensor([1.0, 5.0])
+    for share in (1.0, 0.01):
+        assert losses.weighted_mean(value, torch.tensor([3.0, 1.0]) * share) == pytest.approx(2.0)
+    assert losses.weighted_mean(value, torch.zeros(2)) == 0
 
 
 def test_what_is_empty_enough_takes_no_gradient() -> None:

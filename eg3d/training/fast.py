@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headlift.eg3d.spec import GeneratorSpec
+from headlift.errors import ConfigError
 
 Weights = Mapping[str, Tensor]
 """Parameters by their published names, as `Generator.named_parameters()` gives them."""
@@ -54,14 +55,18 @@ def superres(
     dtype: torch.dtype = torch.bfloat16,
 ) -> Float[Tensor, "n 3 s s"]:
     """The picture from a rendered feature map in [-1, 1]. The first block is as large as its input, the second doubles
-    it (the 4X module)."""
+    it (the 4X module). Raises ConfigError for the other modules."""
+    if spec.superres.kind != "4X":
+        raise ConfigError(
+            f"the fast super-resolution is that of the module 4X, not {spec.superres.kind}: take Generator.render"
+        )
     side = spec.superres.input_resolution
     x, rgb = features, features[:, :3]
     if features.shape[-1] != side:
         x = F.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=spec.superres.antialias)
         rgb = F.interpolate(rgb, (side, side), mode="bilinear", align_corners=False, antialias=spec.superres.antialias)
     x = x.to(dtype).contiguous(memory_format=torch.channels_last)
-    for block, up in (("superresolution.block0", spec.superres.kind != "4X"), ("superresolution.block1", True)):
+    for block, up in (("superresolution.block0", False), ("superresolution.block1", True)):
         x = layer(weights, f"{block}.conv0", x, w_last, up=up, clamp=spec.superres.conv_clamp)
         x = layer(weights, f"{block}.conv1", x, w_last, up=False, clamp=spec.superres.conv_clamp)
         rgb = double(rgb.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if up else rgb

@@ -17,11 +17,17 @@ def opacity_loss(
     """Binary cross-entropy of rendered against true opacity, mean over the counted rays.
 
     Unlike a squared error it does not fade where a ray is wrong and certain of it, which is what lets training
-    leave empty space. `margin` keeps the logarithms finite.
+    leave empty space. Below `margin` the logarithms go on along their tangents, which keeps them finite and their
+    slope.
     """
-    alpha = alpha.clamp(margin, 1 - margin)
-    entropy = -(target * alpha.log() + (1 - target) * (1 - alpha).log())
+    entropy = -(target * _log(alpha, margin) + (1 - target) * _log(1 - alpha, margin))
     return (entropy * counted).sum() / counted.sum().clamp(min=1)
+
+
+def _log(x: Float[Tensor, "*b"], margin: float) -> Float[Tensor, "*b"]:
+    """The logarithm, and below `margin` its tangent there."""
+    above = x.clamp(min=margin)
+    return above.log() + (x - above) / margin
 
 
 def pyramid_loss(
@@ -43,8 +49,10 @@ def pyramid_loss(
 
 
 def weighted_mean(value: Float[Tensor, "*b"], weight: Float[Tensor, "*b"] | None) -> Float[Tensor, ""]:
-    """The mean in which each value counts by its weight; 0 where none does."""
-    return value.mean() if weight is None else (value * weight).sum() / weight.sum().clamp(min=1)
+    """The mean in which each value counts by its weight, which is not negative; 0 where none does."""
+    if weight is None:
+        return value.mean()
+    return (value * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def empty_loss(
