@@ -34,8 +34,14 @@ def doubling(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "i o k k"]) -> F
 
 
 def pays(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "a b k k"]) -> bool:
-    """Whether the gradients of these are slow in PyTorch."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and weight.requires_grad and weight.shape[-1] > 1
+    """Whether the gradients of these are slow in PyTorch. Not under autocast, which could not reach inside."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and weight.requires_grad
+        and weight.shape[-1] > 1
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 class _Convolution(torch.autograd.Function):

@@ -80,7 +80,10 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """The spread over the group as one more channel, a convolution, two full layers, the dot product with the label."""
+    """The spread over the group as one more channel, a convolution, two full layers, the dot product with the label.
+
+    In float32, under autocast too: differences within a group are small beside what they are differences of.
+    """
 
     def __init__(self, spec: DiscriminatorSpec, width: int) -> None:
         super().__init__()
@@ -90,11 +93,12 @@ class DiscriminatorEpilogue(nn.Module):
         self.out = FullyConnected(width, spec.mapping.w_dim)
 
     def forward(self, x: Float[Tensor, "n c 4 4"], projection: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
-        x = x.float()
-        if self.spec.group_channels:
-            x = append_spread(x, self.spec.group_size, self.spec.group_channels)
-        x = self.out(self.fc(self.conv(x).flatten(1)))
-        logits: Tensor = (x * projection).sum(dim=1, keepdim=True) / math.sqrt(self.spec.mapping.w_dim)
+        with torch.autocast(x.device.type, enabled=False):
+            x, projection = x.float(), projection.float()
+            if self.spec.group_channels:
+                x = append_spread(x, self.spec.group_size, self.spec.group_channels)
+            x = self.out(self.fc(self.conv(x).flatten(1)))
+            logits: Tensor = (x * projection).sum(dim=1, keepdim=True) / math.sqrt(self.spec.mapping.w_dim)
         return logits
 
 

@@ -42,13 +42,17 @@ BACK = _both_axes([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0],
 
 
 def pays(x: Float[Tensor, "n i h w"], weight: Float[Tensor, "o i k k"]) -> bool:
-    """Whether `convolve` can take these, and faster than PyTorch does."""
+    """Whether `convolve` can take these, and faster than PyTorch does.
+
+    Not under autocast: it would round the maps between pixels and products, whose numbers cancel, to bfloat16.
+    """
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and weight.shape[2] == 3
         and min(weight.shape[:2]) >= WIDE
         and x.shape[2] % STEP == x.shape[3] % STEP == 0
+        and not torch.is_autocast_enabled("cpu")
     )
 
 

@@ -59,3 +59,12 @@ def test_what_has_no_gradient_gets_none() -> None:
     assert x.grad is None
     assert weight.grad is not None
     assert convolution(x, weight.detach(), padding=1).grad_fn is None
+
+
+def test_autocast_reaches_them() -> None:
+    x, weight = torch.randn(1, 3, 6, 6), torch.randn(4, 3, 3, 3, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert convolution(x, weight, padding=1).dtype == torch.bfloat16
+        assert doubling(x, weight.transpose(0, 1)).dtype == torch.bfloat16
+        with torch.autocast("cpu", enabled=False):
+            assert convolution(x, weight, padding=1).dtype == torch.float32

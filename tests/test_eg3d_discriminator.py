@@ -65,3 +65,11 @@ def test_label_noise_needs_a_generator() -> None:
 
 def test_resizing_keeps_constants() -> None:
     assert torch.allclose(resize(torch.full((1, 3, 8, 8), 0.3), 32), torch.full((1, 3, 32, 32), 0.3))
+
+
+def test_the_last_layers_stay_in_float32_under_autocast() -> None:
+    last = network().b4.requires_grad_(False)
+    x, projection = torch.randn(4, 8, 4, 4, generator=torch.Generator().manual_seed(0)), torch.randn(4, 8)
+    wanted = last(x, projection)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(last(x, projection), wanted)

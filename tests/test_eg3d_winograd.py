@@ -45,3 +45,5 @@ def test_wide_layers_take_it_and_others_do_not(monkeypatch: pytest.MonkeyPatch) 
     assert not pays(x.bfloat16(), weight.bfloat16())
     assert not pays(x[..., :6], weight)
     assert not pays(x, weight[..., :1, :1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not pays(x, weight)

@@ -190,8 +190,15 @@ def test_bfloat16_is_for_what_multiplies_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
     assert precision.working_type("cpu") == expected
-    assert precision.working_type("cuda") == torch.bfloat16
     for wanted in (True, False):
         with precision.autocast("cpu", wanted):
             product = torch.ones(2, 2) @ torch.ones(2, 2)
         assert product.dtype == (expected if wanted else torch.float32)
+
+
+@pytest.mark.parametrize(("has", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_gpus_that_only_emulate_bfloat16_stay_in_float32(
+    monkeypatch: pytest.MonkeyPatch, has: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or has)
+    assert precision.working_type("cuda") == expected

@@ -8,13 +8,13 @@ import torch
 
 
 def working_type(device: torch.device | str) -> torch.dtype:
-    """What training's convolutions and products are fastest in: bfloat16 on GPUs and on processors with AVX512-BF16,
-    AMX or ARM's BF16; float32 on all others.
+    """What training's convolutions and products are fastest in: bfloat16 on GPUs that multiply it (NVIDIA's from Ampere
+    on; the current one is asked) and on processors with AVX512-BF16, AMX or ARM's BF16; float32 on all others.
 
     A processor with AVX2 alone takes about ten times as long in bfloat16 as in float32.
     """
     if torch.device(device).type != "cpu":
-        return torch.bfloat16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     told = getattr(torch.cpu, "get_capabilities", None)  # not in every version from 2.6 on
     if told is None:
         has = torch.cpu._is_avx512_bf16_supported()
