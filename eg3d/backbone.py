@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from headlift.eg3d.layers import SynthesisBlock
+from headlift.eg3d.layers import SynthesisBlock, noise_source
 from headlift.eg3d.mapping import MappingNetwork
 from headlift.eg3d.spec import BackboneSpec, MappingSpec, NoiseMode
 
@@ -36,8 +36,9 @@ class SynthesisNetwork(nn.Module):
         generator: torch.Generator | None = None,
         fused: bool | None = None,
     ) -> Float[Tensor, "n c p p"]:
-        """The picture, float32."""
+        """The picture, float32. `generator` draws the noise of mode "random"; without one it is always the same."""
         assert ws.shape[1] == self.num_ws, f"{self.num_ws} codes are needed, not {ws.shape[1]}"
+        generator = noise_source(noise_mode, generator, ws.device)
         x: Tensor | None = None
         image: Tensor | None = None
         first = 0

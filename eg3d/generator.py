@@ -115,7 +115,7 @@ class Generator(nn.Module):
     ) -> Float[Tensor, "n j c p p"]:
         """The feature planes of heads, in float32: three, and one more where a head has planes of its own (`spanned`).
 
-        `generator` draws the noise of mode "random".
+        `generator` draws the noise of mode "random", which without one is always the same.
         """
         return self.completed(self.backbone.synthesis(ws, noise_mode, generator, fused))
 
@@ -146,11 +146,13 @@ class Generator(nn.Module):
         noise_mode: NoiseMode | None = None,
         cut: float = 0.0,
         look: FirstLook | None = None,
+        generator: torch.Generator | None = None,
     ) -> RenderOutput:
         """Pictures of heads from n cameras. One head (b = 1) can be seen by any number of cameras at once.
 
         The result is a function of its arguments: samples lie at the middle of their bins unless `jitter` gives a
-        generator to draw from or the numbers themselves. `noise_mode` is the super-resolution's (the spec's if None).
+        generator to draw from or the numbers themselves. `noise_mode` is the super-resolution's (the spec's if None);
+        `generator` draws the noise of mode "random", which without one is always the same.
         With a `cut` above 0, samples of one head that contribute at most that much to their ray neither colour it nor
         take a gradient (`eg3d.active`): faster where gradients are wanted. With a `look` too, the first render notes in
         it where samples lie and how dense they are, and later ones of a head that hardly changed, seen by the same
@@ -158,7 +160,7 @@ class Generator(nn.Module):
         Raises ConfigError when a handed-in jitter has other shapes than the render needs.
         """
         volume = self.volume(planes, camera, neural_resolution, jitter, depth_samples, importance_samples, cut, look)
-        image, first = self.superresolution(volume.features, ws, noise_mode)
+        image, first = self.superresolution(volume.features, ws, noise_mode, generator)
         raw = volume.features[:, :3]
         overwritten = self.spec.superres.kind in ("2X", "4X") and raw.shape[-1] == first.shape[-1]
         if self.spec.published_faults and overwritten:

@@ -261,7 +261,8 @@ class SynthesisLayer(nn.Module):
         generator: torch.Generator | None = None,
         fused: bool | None = None,
     ) -> Float[Tensor, "n o h2 w2"]:
-        """`w` is one row for all images or one for each. Random noise is drawn from `generator` for each image."""
+        """`w` is one row for all images or one for each. Random noise is drawn from `generator` for each image; mode
+        "random" needs one."""
         x = modulated_convolution(
             x,
             self.weight,
@@ -285,9 +286,18 @@ class SynthesisLayer(nn.Module):
             return None
         if mode == "const":
             return self.noise_const * self.noise_strength
+        assert generator is not None, "random noise needs a generator (`noise_source`)"
         shape = (x.shape[0], 1, self.resolution, self.resolution)
-        drawn = torch.randn(shape, generator=generator, device=generator.device if generator else x.device)
+        drawn = torch.randn(shape, generator=generator, device=generator.device)
         return drawn.to(x.device) * self.noise_strength
+
+
+def noise_source(mode: NoiseMode, generator: torch.Generator | None, device: torch.device) -> torch.Generator | None:
+    """What a network draws its layers' noise from: `generator`, or in mode "random" without one a new one that always
+    gives the same, so that no picture depends on what was drawn before it."""
+    if mode == "random" and generator is None:
+        return torch.Generator(device).manual_seed(0)
+    return generator
 
 
 class ToRGB(nn.Module):

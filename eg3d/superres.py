@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from headlift.eg3d.layers import SynthesisBlock, resample_filter
+from headlift.eg3d.layers import SynthesisBlock, noise_source, resample_filter
 from headlift.eg3d.spec import NoiseMode, SuperresSpec
 
 
@@ -38,9 +38,11 @@ class Superresolution(nn.Module):
         """The picture, and the one that the first block left.
 
         `features` start with the raw picture; `ws` is one head's codes, or those of each image, of which the last
-        steers all layers. `noise_mode` defaults to the spec's.
+        steers all layers. `noise_mode` defaults to the spec's; `generator` draws the noise of mode "random", which
+        without one is always the same.
         """
         mode = noise_mode or self.spec.noise_mode
+        generator = noise_source(mode, generator, features.device)
         codes = ws[:, -1:].expand(-1, 3, -1)
         side = self.spec.input_resolution
         if features.shape[-1] != side:

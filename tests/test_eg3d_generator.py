@@ -352,6 +352,19 @@ def test_noise_modes() -> None:
     assert not torch.equal(drawn[0], drawn[2])
 
 
+def test_random_noise_is_the_given_generators_or_always_the_same() -> None:
+    generator = network(replace(SPEC, superres=replace(SPEC.superres, noise_mode="random")))
+    ws, planes = heads(generator)
+    assert torch.equal(generator.planes(ws, "random"), generator.planes(ws, "random"))
+    images = [generator.render(planes, ws, cameras()).image for _ in range(2)]
+    assert torch.equal(*images)
+    drawn = [
+        generator.render(planes, ws, cameras(), generator=torch.Generator().manual_seed(s)).image for s in (1, 1, 2)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not close(drawn[0], drawn[2], 1e-2)
+
+
 def test_training_runs_under_bfloat16_with_the_volume_in_float32() -> None:
     generator = network().train().requires_grad_(True)
     ws, planes = heads(generator)

@@ -156,6 +156,22 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> N
     assert whole.augment_p == second.augment_p
 
 
+def test_all_noise_belongs_to_the_step() -> None:
+    """That of the super-resolution, too: whatever else was drawn before, a step shows the same heads."""
+    shown = []
+    for seed in (0, 1):
+        run = trainer(replace(CONFIG, bf16=False))
+        superres = run.generator.superresolution
+        superres.spec = replace(superres.spec, noise_mode="random")
+        with torch.no_grad():
+            for name, parameter in run.generator.named_parameters():
+                if name.endswith("noise_strength"):
+                    parameter.fill_(0.5)
+        torch.manual_seed(seed)
+        shown.append(run._fake(reals(run)[0].fake_labels[0], run._chunk(0, slice(0, 4)))[0])
+    assert torch.equal(*shown)
+
+
 def test_chunks_give_the_gradients_of_one_larger_batch() -> None:
     """With groups of one image and no swap nothing ties the images of a chunk together."""
     config = replace(CONFIG, bf16=False, swap=0.0, swap_fade_kimg=0.0, augment="fixed", augment_p=0.4, betas=(0.0, 0.0))

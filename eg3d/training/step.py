@@ -419,7 +419,14 @@ class AdversarialTrainer:
         fine = chunk.draws.uniform(rays, render.importance_samples) if render.importance_samples else None
         with self._precision():
             planes = generator.planes(ws, self.config.noise_mode, chunk.inner)
-            seen = generator.render(planes, ws, Camera.from_label(label), chunk.course.neural, Jitter(coarse, fine))
+            seen = generator.render(
+                planes,
+                ws,
+                Camera.from_label(label),
+                chunk.course.neural,
+                Jitter(coarse, fine),
+                generator=chunk.inner,
+            )
         raw = torch.cat([seen.raw, seen.alpha * 2 - 1], dim=1) if self.masks else seen.raw
         if self.config.blur_fake_raw:
             raw = blur(raw, chunk.course.sigma)
