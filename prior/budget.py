@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import signal
 import threading
 import time
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from headlift.errors import ConfigError
+from headlift.export.files import atomic_path
 
 
 class Budget:
@@ -42,7 +46,21 @@ def record(out: Path, entry: Mapping[str, float | int]) -> None:
 
 
 def save_state(file: Path, state: Mapping[str, Any]) -> None:
-    """Write what `torch.load` reads, under a temporary name first."""
-    part = file.with_suffix(".part")
-    torch.save(dict(state), part)
-    part.replace(file)
+    """Write what `load_state` reads; a reader never sees half of it. Raises OutputError when it cannot be written."""
+    with atomic_path(file) as part:
+        torch.save(dict(state), part)
+
+
+def load_state(file: Path, mmap: bool = False) -> dict[str, Any]:
+    """What `save_state` wrote, on the processor; with `mmap` its tensors are read when they are used.
+
+    Raises ConfigError when the file is damaged or of another kind.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError) as error:
+        told = str(error).partition("\n")[0]
+        raise ConfigError(f"{file} is damaged or of another kind ({told}): name another file, or remove it.") from error
+    if not isinstance(state, dict):
+        raise ConfigError(f"{file} holds a {type(state).__name__} and no state: name another file, or remove it.")
+    return state

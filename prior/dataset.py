@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int, UInt8, UInt16
 from torch import Tensor
 
 from headlift.errors import DataError
+from headlift.export.files import atomic_path
 from headlift.prior.codes import Density, feature_table, fit_density
 from headlift.prior.heads import HELD_OUT, Heads, read_heads
 from headlift.prior.hull import dilate, head_cover
@@ -70,7 +72,8 @@ def load_data(folder: Path, cache: Path | None, cells: int, box: float, seed: in
         chosen = (wide or list(numbers))[:: max(1, len(wide or numbers) // 300)]
         cover = head_cover(heads, chosen, cells, box)
         if derived is not None:
-            np.savez(derived, thumbnails=thumbnails, cover=cover, of=of)
+            with atomic_path(derived) as part:
+                np.savez(part, thumbnails=thumbnails, cover=cover, of=of)
     hull = dilate(cover > 0.4, round(0.06 / box * len(cover)))
     hull[..., : round(0.08 * len(cover))] = False  # few pictures look there, and no head reaches the wall behind it
     core = ~dilate(~(cover > 0.97), round(0.05 / box * len(cover)))
@@ -87,21 +90,39 @@ def load_data(folder: Path, cache: Path | None, cells: int, box: float, seed: in
         torch.from_numpy(hull),
         torch.from_numpy(centres[core]),
         torch.from_numpy(centres[~hull]),
-        None if depths is None else read_depths(depths, len(heads.images)),
+        None if depths is None else read_depths(depths, heads),
     )
 
 
-def read_depths(path: Path, pictures: int) -> UInt16[np.ndarray, "n d d"]:
-    """The depths of all pictures, mapped from their file. Raises DataError when there are not as many as pictures."""
+def beside(depths: Path) -> Path:
+    """The file that says what a file of depths was drawn from (`pictures`, their digest) and which surface (`last`)."""
+    return depths.with_name(f"{depths.name}.json")
+
+
+def read_depths(path: Path, heads: Heads, last: bool = False) -> UInt16[np.ndarray, "n d d"]:
+    """The depths of all pictures, mapped from their file: of the first surface, or of the last.
+
+    Raises DataError when they are of other pictures or of the other surface. A file of before says its number of
+    pictures alone.
+    """
     try:
         found: np.ndarray = np.load(path, mmap_mode="r")
+        told = json.loads(beside(path).read_bytes()) if beside(path).exists() else None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is no array of depths ({error}). `prior.synthetic depths` writes one.") from None
-    if found.dtype != np.uint16 or found.ndim != 3 or len(found) != pictures:
+    if found.dtype != np.uint16 or found.ndim != 3 or len(found) != len(heads.images):
         raise DataError(
-            f"{path} holds {found.dtype} of shape {found.shape}, and there are {pictures} pictures: write the depths "
-            "of this folder with `prior.synthetic depths`."
+            f"{path} holds {found.dtype} of shape {found.shape}, and there are {len(heads.images)} pictures: write the "
+            "depths of this folder with `prior.synthetic depths`."
         )
+    if told is not None and told["pictures"] != heads.digest:
+        raise DataError(
+            f"{path} was drawn from other archives ({beside(path).name} says so): write the depths of this folder with "
+            "`prior.synthetic depths`."
+        )
+    if told is not None and told["last"] != last:
+        asked, there = ("last", "first") if last else ("first", "last")
+        raise DataError(f"{path} holds the {there} surface and the {asked} is wanted: name the other file.")
     return found
 
 

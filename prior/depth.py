@@ -27,7 +27,7 @@ from headlift.eg3d.training.precision import autocast
 from headlift.errors import HeadliftError
 from headlift.invert.depth_net import SIDE, WIDTHS, DepthGuess, DepthNet, load_depth_net
 from headlift.prior.dataset import DEPTH_UNIT, read_depths
-from headlift.prior.fit import add_flags, fit, save_net
+from headlift.prior.fit import add_flags, fingerprint, fit, save_net
 from headlift.prior.heads import HELD_OUT, read_heads
 from headlift.prior.perceptual import photograph
 
@@ -43,11 +43,16 @@ def read_pictures(
     heads: Path, depths: Path, last: Path, cache: Path | None
 ) -> tuple[UInt8[Tensor, "n 4 s s"], Float[Tensor, "n 2 s s"], Tensor]:
     """Pictures (RGBA, straight) with the depth of their first and last surface (world units, 0 outside), and which head
-    each shows."""
+    each shows.
+
+    Raises:
+        PhotoError: there are no archives, or one is damaged.
+        DataError: the depths are of other pictures, or first and last surface are mixed up.
+    """
     found = read_heads(heads, cache)
     rows = np.flatnonzero(~found.wide)
-    both = (read_depths(path, len(found.images))[rows] for path in (depths, last))
-    depth = np.stack(list(both), 1) * np.float32(DEPTH_UNIT)
+    both = [read_depths(depths, found)[rows], read_depths(last, found, last=True)[rows]]
+    depth = np.stack(both, 1) * np.float32(DEPTH_UNIT)
     pictures = np.empty((len(rows), 4, SIDE, SIDE), np.uint8)
     for k, row in enumerate(rows):
         pixels = found.images[row].astype(np.float32)
@@ -148,7 +153,8 @@ def train(
             guess = net(photo.to(memory_format=torch.channels_last), mask)
         return loss(guess, truth)
 
-    return fit(net, step, steps, lr, seed, keep)
+    of: dict[str, str | int] = {"program": "headlift.prior.depth", "batch": batch, "data": fingerprint(pictures, depth)}
+    return fit(net, step, steps, lr, seed, keep, of)
 
 
 def main() -> None:
@@ -167,7 +173,7 @@ def main() -> None:
     learn = ~held_out
     settings = {name: getattr(arguments, name) for name in ("steps", "lr", "seed", "keep")}
     net = train(pictures[learn], depth[learn], **settings, start=start)
-    save_net(net, arguments.out, "depth of a head from one photo", "headlift/prior/depth.py", WIDTHS)
+    save_net(net, arguments.out, "depth of a head from one photo", "headlift/prior/depth.py", widths=WIDTHS)
     if arguments.keep:
         arguments.keep.unlink(missing_ok=True)
     found = measure(net, pictures[held_out], depth[held_out])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from headlift.errors import ConfigError
-from headlift.prior.budget import save_state
+from headlift.export.files import atomic_path
+from headlift.prior.budget import load_state, save_state
+from headlift.prior.heads import HELD_OUT
 
 Net = TypeVar("Net", bound=nn.Module)
 KEEP_EVERY = 250
@@ -31,22 +34,29 @@ def fit(
     lr: float,
     seed: int = 0,
     keep: Path | None = None,
+    of: Mapping[str, str | int] | None = None,
 ) -> Net:
     """Take `steps` steps down the loss, which draws its own samples; gives the running mean of the weights back.
 
     With a file to `keep` its state in, an interrupted call goes on where that was written last, to the same weights.
-    Raises ConfigError when the file is of a call with other steps, rate or seed.
+    `of` says what else makes a call another one, beside steps, rate, seed and the weights that it starts from.
+
+    Raises:
+        ConfigError: the file is damaged, or of another call.
+        OutputError: the file cannot be written.
     """
     net.to(memory_format=torch.channels_last)
     mean = copy.deepcopy(net).requires_grad_(False)
     optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
     rng = torch.Generator().manual_seed(seed)
-    call = {"steps": steps, "lr": lr, "seed": seed}
+    call = {"steps": steps, "lr": lr, "seed": seed, "start": fingerprint(*net.state_dict().values()), **(of or {})}
     done, shown = 0, 0.0
     if keep is not None and keep.exists():
-        state = torch.load(keep, weights_only=True)
-        if state["call"] != call:
-            raise ConfigError(f"{keep} is of a call with {state['call']}, not {call}: name another file, or remove it.")
+        state = load_state(keep)
+        before = state.get("call", {})
+        other = [f"{k} {before.get(k)} instead of {v}" for k, v in call.items() if before.get(k) != v]
+        if other:
+            raise ConfigError(f"{keep} is of another call, with {', '.join(other)}: name another file, or remove it.")
         for part, kept in ((net, "net"), (mean, "mean"), (optimiser, "optimiser")):
             part.load_state_dict(state[kept])
         rng.set_state(state["rng"])
@@ -71,6 +81,15 @@ def fit(
     return mean.eval()
 
 
+def fingerprint(*tensors: Tensor) -> str:
+    """A sha256 of tensors: of their shapes and, of each, up to about a thousand rows spread over it."""
+    digest = hashlib.sha256()
+    for tensor in map(torch.atleast_1d, tensors):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor[:: max(1, len(tensor) // 512)].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def add_flags(parser: argparse.ArgumentParser, file: str, cache: str, seconds: float) -> None:
     """What the trainers of small networks ask for; `file` is the one that ships, a step takes `seconds` on a core."""
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / file)
@@ -83,14 +102,15 @@ def add_flags(parser: argparse.ArgumentParser, file: str, cache: str, seconds: f
     parser.add_argument("--threads", type=int, default=1)
 
 
-def save_net(net: nn.Module, out: Path, what: str, made_by: str, widths: Sequence[int]) -> None:
-    """Write a network in half precision, with where it comes from; `headlift.invert.unet.load_net` reads it."""
+def save_net(net: nn.Module, out: Path, what: str, made_by: str, **shape: Sequence[int]) -> None:
+    """Write a network in half precision, with where it comes from and its `shape` (for `headlift.invert.unet.load_net`:
+    its `widths`). Raises OutputError when the place cannot be written."""
     about = {
         "what": what,
         "made_by": made_by,
-        "trained_on": "headlift's synthetic heads 0-2799 (CC0 assets), nothing else",
+        "trained_on": f"headlift's synthetic heads 0-{HELD_OUT.start - 1} (CC0 assets), nothing else",
         "licence": "Apache-2.0",
-        "widths": json.dumps(widths),
+        **{name: json.dumps(numbers) for name, numbers in shape.items()},
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.half().contiguous() for key, value in net.state_dict().items()}, out, about)
+    with atomic_path(out) as part:
+        save_file({key: value.half().contiguous() for key, value in net.state_dict().items()}, part, about)

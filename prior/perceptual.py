@@ -14,7 +14,6 @@ HEADS holds `heads-*.zip` as the head generator writes them; heads 2800 to 2999 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import time
@@ -24,13 +23,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headlift.eg3d.training.precision import autocast
 from headlift.errors import PhotoError
 from headlift.invert.perceptual import STAGES, FeatureNet
+from headlift.prior.fit import save_net
 from headlift.prior.heads import HELD_OUT, decoded, read_index
 
 log = logging.getLogger(__name__)
@@ -245,15 +244,8 @@ def main() -> None:
     pixels, owners, parameters = read_small(arguments.heads, 160)
     log.info("%d pictures of %d heads", len(pixels), len(parameters))
     net = train(pixels, owners, parameters, arguments.minutes)
-    provenance = {
-        "what": "features of headlift's builtin perceptual distance",
-        "made_by": "headlift/prior/perceptual.py",
-        "trained_on": "headlift's synthetic heads 0-2799 (CC0 assets), nothing else",
-        "licence": "Apache-2.0",
-        "stages": json.dumps(STAGES),
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.half().contiguous() for key, value in net.state_dict().items()}, arguments.out, provenance)
+    what = "features of headlift's builtin perceptual distance"
+    save_net(net, arguments.out, what, "headlift/prior/perceptual.py", stages=STAGES)
 
 
 if __name__ == "__main__":

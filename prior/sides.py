@@ -26,14 +26,16 @@ from torch.nn import functional as F
 
 from headlift.eg3d.training.precision import autocast
 from headlift.errors import HeadliftError
+from headlift.invert.depth_net import load_depth_net
 from headlift.invert.losses import resize
 from headlift.invert.metrics import psnr
 from headlift.invert.result import Target
 from headlift.invert.side_net import CAMERAS, CHANNELS, SIDE, WIDTHS, SideNet, asked, load_side_net, mirrored
 from headlift.invert.surface import photo_surface
+from headlift.prior.budget import load_state, save_state
 from headlift.prior.depth import roughen
-from headlift.prior.fit import add_flags, fit, save_net
-from headlift.prior.heads import HELD_OUT, Heads, read_heads
+from headlift.prior.fit import add_flags, fingerprint, fit, save_net
+from headlift.prior.heads import HELD_OUT, Heads, read_heads, read_index
 from headlift.prior.perceptual import photograph, uniform
 from headlift.values import Camera
 
@@ -133,9 +135,19 @@ def same_light(known: Float[Tensor, "1 c s s"], truth: Float[Tensor, "1 4 s s"])
 
 
 def read_samples(folder: Path, cache: Path | None, procs: int) -> Samples:
-    """All samples of a folder of heads; kept in the file `cache`, if one is named."""
+    """All samples of a folder of heads; kept in the file `cache`, if one is named, for as long as the archives and the
+    network that guesses depth stay as they are.
+
+    Raises:
+        PhotoError: there are no archives, or one is damaged.
+        ConfigError: the cache is damaged.
+        OutputError: the cache cannot be written.
+    """
+    of = f"{read_index(folder).digest} {fingerprint(*load_depth_net().state_dict().values())}"
     if cache is not None and cache.exists():
-        return Samples(**torch.load(cache, mmap=True, weights_only=True))
+        kept = load_state(cache, mmap=True)
+        if kept.pop("of", "") == of:
+            return Samples(**kept)
     heads = read_heads(folder)
     rows = partners(heads)
     parts: list[Samples] = []
@@ -149,8 +161,7 @@ def read_samples(folder: Path, cache: Path | None, procs: int) -> Samples:
     fields = ("known", "cameras", "truth", "head")
     joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in fields}
     if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(joined, cache)
+        save_state(cache, {**joined, "of": of})
     return Samples(**joined)
 
 
@@ -271,7 +282,9 @@ def train(
             picture, odds = net(known)
         return error(picture, odds, truth, known[:, 3:4])
 
-    return fit(net, step, steps, lr, seed, keep).cpu()
+    data = fingerprint(samples.known, samples.cameras, samples.truth, rows)
+    of: dict[str, str | int] = {"program": "headlift.prior.sides", "batch": batch, "data": data}
+    return fit(net, step, steps, lr, seed, keep, of).cpu()
 
 
 def main() -> None:
@@ -291,7 +304,7 @@ def main() -> None:
     rows = held_out.logical_not().nonzero()[:, 0]
     settings = {name: getattr(arguments, name) for name in ("steps", "batch", "lr", "seed", "device", "keep")}
     net = train(samples, rows, **settings, start=start)
-    save_net(net, arguments.out, "views beside a photo's own", "headlift/prior/sides.py", WIDTHS)
+    save_net(net, arguments.out, "views beside a photo's own", "headlift/prior/sides.py", widths=WIDTHS)
     if arguments.keep:
         arguments.keep.unlink(missing_ok=True)
     found = measure(net, samples[held_out.nonzero()[:, 0]])

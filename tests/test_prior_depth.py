@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
+import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from headlift.eg3d.camera import orbit
 from headlift.eg3d.training.losses import empty_loss, solid_loss
 from headlift.eg3d.training.rays import Rays
 from headlift.errors import DataError
 from headlift.invert.depth_net import LAST_MIDDLE, MIDDLE, SIDE, DepthGuess, DepthNet
-from headlift.prior.dataset import DEPTH_UNIT, read_depths
-from headlift.prior.depth import GRADIENT, LAST, batch_of, loss, measure, roughen, train
+from headlift.prior.dataset import DEPTH_UNIT, beside, read_depths
+from headlift.prior.depth import GRADIENT, LAST, batch_of, loss, measure, read_pictures, roughen, train
+from headlift.prior.heads import Heads, read_heads
 from headlift.prior.supervised import MARGIN, SKIN, beside_surface, block_depth
 
 
@@ -84,13 +91,53 @@ def test_rough_masks_stay_near_the_silhouette() -> None:
 
 
 def test_depths_of_other_pictures_are_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "d.npy", np.zeros((3, 4, 4), np.uint16))
-    assert read_depths(tmp_path / "d.npy", 3).shape == (3, 4, 4)
-    with pytest.raises(DataError, match="4 pictures"):
-        read_depths(tmp_path / "d.npy", 4)
+    path = tmp_path / "d.npy"
+    heads = Heads(np.zeros((3, 4, 4, 4), np.uint8), np.zeros((3, 25), np.float32), np.arange(3), {}, "these")
+    np.save(path, np.zeros((3, 4, 4), np.uint16))
+    assert read_depths(path, heads).shape == (3, 4, 4)  # nothing beside it: of before
+    for told, last, said in (
+        ({"pictures": "these", "last": False}, False, ""),
+        ({"pictures": "others", "last": False}, False, "drawn from other archives"),
+        ({"pictures": "these", "last": True}, False, "holds the last surface and the first"),
+        ({"pictures": "these", "last": False}, True, "holds the first surface and the last"),
+    ):
+        beside(path).write_text(json.dumps(told))
+        with pytest.raises(DataError, match=said) if said else nullcontext():
+            read_depths(path, heads, last)
+    np.save(path, np.zeros((4, 4, 4), np.uint16))
+    with pytest.raises(DataError, match="3 pictures"):
+        read_depths(path, heads)
     (tmp_path / "text.npy").write_text("no array")
     with pytest.raises(DataError, match="no array of depths"):
-        read_depths(tmp_path / "text.npy", 1)
+        read_depths(tmp_path / "text.npy", heads)
+
+
+def test_pictures_come_with_both_of_their_depths(tmp_path: Path) -> None:
+    """Two heads, each seen by a crop's lens and by a wide one, which is left out."""
+    labels = []
+    with zipfile.ZipFile(tmp_path / "heads-00.zip", "w") as archive:
+        for number in range(4):
+            camera = orbit(0.0, 0.0) if number % 2 == 0 else orbit(0.0, 0.0, focal=3.1)
+            labels.append([f"00000/img{number:08d}.png", camera.label[0].tolist()])
+            pixels = np.zeros((2 * SIDE, 2 * SIDE, 4), np.uint8)
+            pixels[::2] = (200, 100, 60 * number, 255)  # every other row is empty
+            with io.BytesIO() as stream:
+                Image.fromarray(pixels).save(stream, "PNG")
+                archive.writestr(labels[-1][0], stream.getvalue())
+        for head in range(2):
+            archive.writestr(f"params/head{head:06d}.json", "{}")
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    rows = np.arange(4, dtype=np.uint16)[:, None, None] * 1000 + 20000
+    for name, counts in (("first", rows), ("last", rows + 5000)):
+        np.save(tmp_path / f"{name}.npy", np.broadcast_to(counts, (4, SIDE, SIDE)))
+    pictures, depth, owner = read_pictures(tmp_path, tmp_path / "first.npy", tmp_path / "last.npy", None)
+    assert owner.tolist() == [0, 1]
+    assert pictures.shape == (2, 4, SIDE, SIDE)
+    assert pictures[1, :, 5, 5].tolist() == [200, 100, 120, 128]  # of the row that is there alone
+    assert torch.allclose(depth[:, :, 0, 0], torch.tensor([[2.0, 2.5], [2.2, 2.7]]))
+    beside(tmp_path / "last.npy").write_text(json.dumps({"pictures": read_heads(tmp_path).digest, "last": False}))
+    with pytest.raises(DataError, match="first surface"):
+        read_pictures(tmp_path, tmp_path / "first.npy", tmp_path / "last.npy", None)
 
 
 def test_a_block_has_a_depth_when_it_lies_on_one_surface() -> None:

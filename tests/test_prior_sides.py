@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import json
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from headlift.eg3d.camera import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit
 from headlift.errors import ConfigError
+from headlift.invert.depth_net import load_depth_net
 from headlift.invert.result import Target
 from headlift.invert.side_net import CAMERAS, CHANNELS, SIDE, SideNet, asked, guess_view, load_side_net, mirrored
 from headlift.invert.surface import Surface
 from headlift.invert.warp import surface_points
 from headlift.prior import fit as fit_module
-from headlift.prior.heads import Heads
+from headlift.prior import sides as sides_module
+from headlift.prior.heads import Heads, read_heads
 from headlift.prior.sides import (
     Samples,
     batch_of,
@@ -118,7 +125,7 @@ def test_pairs_in_other_light_are_left_out() -> None:
     assert float(found.cameras[0, 2]) < 0
 
 
-def test_it_learns_what_the_photo_does_not_show(tmp_path: Path) -> None:
+def test_it_learns_what_the_photo_does_not_show() -> None:
     here, there = orbit(0.0, 0.0), orbit(0.8, 0.0)
     known, (_, _, inside, paint) = asked(*photo_of(here), here, there), ball(there)
     one = sample_of(known, inside, paint)
@@ -127,11 +134,53 @@ def test_it_learns_what_the_photo_does_not_show(tmp_path: Path) -> None:
     trained = measure(train(one, torch.tensor([0]), steps=250, batch=2, lr=5e-3), one)
     assert trained["hidden"] > untrained["hidden"] + 3
     assert trained["overlap"] > max(0.9, untrained["overlap"])
+
+
+def write_archive(folder: Path, found: Heads) -> None:
+    labels = []
+    with zipfile.ZipFile(folder / "heads-00.zip", "w") as archive:
+        views = len(found.head) // len(found.params)
+        for row, (head, pixels, label) in enumerate(zip(found.head, found.images, found.labels, strict=True)):
+            labels.append([f"00000/img{head * views + row % views:08d}.png", label.tolist()])
+            with io.BytesIO() as stream:
+                Image.fromarray(pixels).save(stream, "PNG")
+                archive.writestr(labels[-1][0], stream.getvalue())
+        for head in found.params:
+            archive.writestr(f"params/head{head:06d}.json", "{}")
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+
+
+def test_pairs_are_kept_for_the_heads_and_the_depth_network_that_they_are_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "pairs.pt"
-    kept = {name: getattr(one, name) for name in ("known", "cameras", "truth", "head")}
-    torch.save(kept, cache)
-    again = read_samples(tmp_path, cache, 1)
-    assert torch.equal(again.truth, one.truth)
+    write_archive(tmp_path, heads((0.0, 0.0, 0.0)))
+    samples = read_samples(tmp_path, cache, 1)
+    stored = read_heads(tmp_path)
+    prepared = [prepare(part_of(stored, [photo, *others]), photo) for photo, others in partners(stored)]
+    assert set(samples.head.tolist()) == {0, 2900}
+    assert torch.equal(samples.truth, torch.cat([found.truth for found in prepared if found]))
+
+    def prepared_again() -> bool:
+        with monkeypatch.context() as patch:
+            calls: list[object] = []
+            patch.setattr(sides_module, "read_heads", lambda folder: calls.append(folder) or read_heads(folder))
+            read_samples(tmp_path, cache, 1)
+        return bool(calls)
+
+    assert not prepared_again()
+    write_archive(tmp_path, heads((0.1, 0.1, 0.1)))
+    assert prepared_again()
+    assert not prepared_again()
+    other = copy.deepcopy(load_depth_net())
+    next(other.parameters()).data.mul_(1.001)
+    monkeypatch.setattr(sides_module, "load_depth_net", lambda: other)
+    assert prepared_again()
+    torch.save({"known": samples.known}, cache)  # of before, when nothing told whose pairs they are
+    assert prepared_again()
+    cache.write_bytes(cache.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match=r"pairs.pt is damaged"):
+        read_samples(tmp_path, cache, 1)
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,8 +203,22 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, monk
     resumed = train(one, rows, steps=6, batch=2, seed=3, keep=keep)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+    darker = Samples(one.known, one.cameras, one.truth // 2, one.head)
+    started = copy.deepcopy(whole)
+    for other, samples, told in (
+        ({"steps": 8}, one, "steps 6 instead of 8"),
+        ({"batch": 3}, one, "batch 2 instead of 3"),
+        ({"start": started}, one, "with start "),
+        ({}, darker, "with data "),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            train(samples, rows, **{"steps": 6, "batch": 2, "seed": 3, "keep": keep, **other})
+    saved(keep, {"step": 3, "generator": {}})  # of another program
+    with pytest.raises(ConfigError, match="steps None instead of 6"):
+        train(one, rows, steps=6, batch=2, seed=3, keep=keep)
+    keep.write_bytes(b"no state")
     with pytest.raises(ConfigError, match="name another file"):
-        train(one, rows, steps=8, batch=2, seed=3, keep=keep)
+        train(one, rows, steps=6, batch=2, seed=3, keep=keep)
 
 
 def test_curves_are_followed_between_their_knots() -> None:
