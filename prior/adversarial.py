@@ -11,8 +11,9 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,8 @@ PRIOR = AdversarialConfig(
 """Where the prior's settings differ from those published for FFHQ."""
 DISCRIMINATOR = "discriminator.safetensors"
 """File of a run."""
+KEPT = ("judge_base", "judge_most", "judge_group", "masks", "condition", "mirrored")
+"""Settings of the stage that a run keeps."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ def begin(
     """A trainer with the generator of a run (a folder with `ema.safetensors`, or such a file).
 
     If a discriminator of the same kind lies beside it, as in the parts of an adversarial run, it is taken over and the
-    schedules go on where it was; else it is new, and they begin.
+    schedules go on where it was; else it is new, and they begin. Says so where there is one of another kind.
     """
     file = start_from / "ema.safetensors" if start_from.is_dir() else start_from
     generator = load_checkpoint(file)
@@ -195,14 +198,18 @@ def begin(
         generator = conditioned(generator)
     spec, stored = judge_spec(generator.spec, stage), file.with_name(DISCRIMINATOR)
     known = stored.exists() and read_spec(stored) == spec
+    if stored.exists() and not known and ranks.first:
+        print(f"{stored} is of another kind than the settings ask for: a new one begins, and the schedules", flush=True)
     torch.manual_seed(config.seed)  # initial weights only; steps draw from generators of their own
     discriminator = load_discriminator(stored) if known else Discriminator(spec)
     trainer = AdversarialTrainer(generator.to(device), discriminator.to(device), config, ranks)
     if known:
         metadata = read_metadata(stored)
         trainer.step, trainer.images = int(metadata["step"]), int(metadata["images"])
-        if config.augment == "ada":
+        if config.augment == metadata.get("augment", "ada") == "ada":
             trainer.augment_p = float(metadata.get("augment_p", trainer.augment_p))
+        if config.neural_initial is None:
+            trainer.neural_initial = int(metadata.get("neural_initial", trainer.neural_initial))
     return trainer
 
 
@@ -219,12 +226,30 @@ def conditioned(generator: Generator) -> Generator:
     return changed.eval()
 
 
-def resume(out: Path, config: AdversarialConfig, device: torch.device, ranks: Ranks) -> AdversarialTrainer:
-    """A trainer that goes on from what a run left."""
+def resume(
+    out: Path, config: AdversarialConfig, stage: StageConfig, device: torch.device, ranks: Ranks
+) -> AdversarialTrainer:
+    """A trainer that goes on from what a run left. Raises ConfigError for settings that make it another run."""
+    state = torch.load(out / "state.pt", map_location="cpu", weights_only=True)
+    begun, now = state.get("stage", {}), asdict(stage)  # an older state has none
+    for name in KEPT:
+        if begun.get(name, now[name]) != now[name]:
+            raise ConfigError(
+                f"the run was begun with {_flag(name, begun[name])}, not {_flag(name, now[name])}: go on with that, or "
+                "begin another run in another folder"
+            )
     generator, discriminator = load_checkpoint(out / "ema.safetensors"), load_discriminator(out / DISCRIMINATOR)
     trainer = AdversarialTrainer(generator.to(device), discriminator.to(device), config, ranks)
-    trainer.load(torch.load(out / "state.pt", map_location="cpu", weights_only=True))
+    trainer.load(state)
     return trainer
+
+
+def _flag(name: str, value: Any) -> str:
+    """A setting as the command line takes it."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
 
 
 def run(
@@ -243,11 +268,12 @@ def run(
 
     Resumes what `out` holds, or starts from the run in `start_from`. Leaves `state.pt`, `ema.safetensors`,
     `discriminator.safetensors`, `log.jsonl` and `samples.png`; saves every `save_every` minutes. What is measured
-    and drawn at the end comes on top of the minutes. Raises ConfigError without anything to start from.
+    and drawn at the end comes on top of the minutes. Raises ConfigError without anything to start from, or to go on
+    with settings that make it another run.
     """
     budget, saved, where, ranks = Budget(minutes), 0.0, torch.device(device), ranks or Ranks()
     if (out / "state.pt").exists():
-        trainer = resume(out, config, where, ranks)
+        trainer = resume(out, config, stage, where, ranks)
     elif start_from is not None:
         trainer = begin(start_from, config, stage, where, ranks)
     else:
@@ -276,22 +302,23 @@ def run(
             _snap(trainer, out, stage, measure)
             snapped = trainer.images
         if budget.used - saved > save_every:
-            save(trainer, out)
+            save(trainer, out, stage)
             saved = budget.used
     if ranks.first:
-        save(trainer, out)
+        save(trainer, out, stage)
         _snap(trainer, out, stage, measure)
     ranks.wait()
     return trainer
 
 
-def save(trainer: AdversarialTrainer, out: Path) -> None:
+def save(trainer: AdversarialTrainer, out: Path, stage: StageConfig) -> None:
     """Write the state, the generator to use and the discriminator."""
-    course = {"step": trainer.step, "images": trainer.images, "augment_p": trainer.augment_p}
+    course: dict[str, Any] = {"step": trainer.step, "images": trainer.images, "neural_initial": trainer.neural_initial}
+    course |= {"augment": trainer.config.augment, "augment_p": trainer.augment_p}
     metadata = {name: str(value) for name, value in course.items()} | {"licence": "Apache-2.0"}
     save_checkpoint(out / "ema.safetensors", trainer.ema, metadata)
     save_checkpoint(out / DISCRIMINATOR, trainer.discriminator, metadata)
-    save_state(out / "state.pt", trainer.state())
+    save_state(out / "state.pt", trainer.state() | {"stage": asdict(stage)})
 
 
 class Measure:

@@ -16,6 +16,7 @@ from headlift.eg3d.training import schedules
 from headlift.eg3d.training.adversarial import blur, discriminator_loss, generator_loss, r1_loss
 from headlift.eg3d.training.augment import AugmentConfig
 from headlift.eg3d.training.losses import smooth_density_loss
+from headlift.eg3d.training.ranks import Ranks
 from headlift.eg3d.training.step import AdversarialConfig, Draws
 from headlift.errors import ConfigError
 from tests.helpers.tiny_gan import CONFIG, reals, same, trainer
@@ -150,10 +151,71 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> N
     second.load(torch.load(tmp_path / "state.pt", weights_only=True))
     logs = [second.take_step(reals(second)) for _ in range(3)]
     assert second.step == whole.step == 5
-    assert logs[-1]["neural"] == 10
+    assert logs[-1]["neural"] == second.ema.spec.neural_resolution == 10
     for name in ("generator", "discriminator", "ema"):
         assert same(getattr(whole, name).state_dict(), getattr(second, name).state_dict()), name
     assert whole.augment_p == second.augment_p
+
+
+@pytest.mark.parametrize(("name", "other"), [("batch", 8), ("chunk", 2), ("seed", 5), ("noise_mode", "none")])
+def test_a_run_keeps_what_makes_it_that_run(name: str, other: int | str) -> None:
+    state = trainer(CONFIG).state()
+    changed = trainer(replace(CONFIG, **{"chunk": 4, name: other}))
+    with pytest.raises(ConfigError, match=rf"--{name.replace('_', '-')} .*not {other}"):
+        changed.load(state)
+    same_chunk = trainer(replace(CONFIG, chunk=4))
+    same_chunk.load(state)
+
+
+def test_the_chunk_in_force_goes_by_the_processes_and_is_kept() -> None:
+    alone, half = trainer(CONFIG), trainer(CONFIG, ranks=Ranks())
+    half.chunk = 2  # what each of two processes takes
+    with pytest.raises(ConfigError, match="--chunk 2, not 4"):
+        alone.load(half.state())
+
+
+def test_a_run_is_taken_up_with_the_configurations_settings() -> None:
+    first = trainer(replace(CONFIG, augment="ada", augment_p=0.3))
+    first.take_step(reals(first))
+    chosen = replace(CONFIG, betas=(0.5, 0.9), epsilon=1e-5, generator_lr=0.1, density_weight=0.0, gamma=0.0)
+    for augment, p in (("none", 0.0), ("fixed", 0.2), ("ada", 0.3)):
+        second = trainer(replace(chosen, augment=augment))
+        second.load(first.state())
+        assert second.augment_p == pytest.approx(p), augment
+        for optimiser in (second.generator_optimiser, second.discriminator_optimiser):
+            assert all(g["betas"] == (0.5, 0.9) and g["eps"] == 1e-5 for g in optimiser.param_groups)
+        assert second.generator_optimiser.param_groups[0]["lr"] == 0.1
+
+
+def test_a_run_from_before_the_chunk_was_written_down_goes_on() -> None:
+    state = trainer(CONFIG).state()
+    del state["chunk"], state["neural_initial"]
+    trainer(CONFIG).load(state)
+
+
+def test_the_running_mean_renders_at_the_side_that_training_has_reached() -> None:
+    config = replace(CONFIG, neural_final=12, neural_fade_kimg=2 * CONFIG.batch / 1000)
+    run = trainer(config)
+    sides = []
+    for _ in range(3):
+        run.take_step(reals(run))
+        sides.append(run.ema.spec.neural_resolution)
+    assert sides == [10, 12, 12]
+    # Whoever takes it up builds the generator from the running mean's file: the schedule goes on, not anew.
+    taken = trainer(config)
+    taken.generator.spec = run.ema.spec
+    taken.load(run.state() | {"images": CONFIG.batch})
+    assert taken.course.neural == taken.ema.spec.neural_resolution == 10
+
+
+def test_a_chunk_of_one_image_is_refused_where_images_need_each_other() -> None:
+    alone = replace(CONFIG, chunk=1)
+    trainer(alone)
+    trainer(replace(alone, swap=0.0, swap_fade_kimg=0.0), conditioned=True)
+    with pytest.raises(ConfigError, match="swap"):
+        trainer(alone, conditioned=True)
+    with pytest.raises(ConfigError, match="noise"):
+        trainer(alone, label_noise=1.0)
 
 
 def test_all_noise_belongs_to_the_step() -> None:
@@ -204,7 +266,7 @@ def test_two_processes_take_the_step_of_one_with_twice_the_batch(tmp_path: Path)
 
 
 def test_gradients_that_are_no_numbers_become_zero() -> None:
-    from headlift.eg3d.training.ranks import Ranks, gather_gradients
+    from headlift.eg3d.training.ranks import gather_gradients
 
     parameter = torch.nn.Parameter(torch.zeros(4))
     parameter.grad = torch.tensor([float("nan"), float("inf"), -float("inf"), 2.0])

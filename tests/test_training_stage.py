@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,9 +111,27 @@ def test_a_run_resumes_bit_for_bit_and_leaves_what_is_needed(
     assert (tmp_path / "parts" / "samples.png").stat().st_size > 1000
     supervised = load_checkpoint(start / "ema.safetensors")
     learned = load_checkpoint(tmp_path / "parts" / "ema.safetensors")
-    assert learned.spec == supervised.spec
+    assert learned.spec == replace(supervised.spec, neural_resolution=16)  # what it was trained at
     assert not torch.equal(learned.decoder.layers()[0], supervised.decoder.layers()[0])
     assert load_discriminator(tmp_path / "parts" / "discriminator.safetensors").spec.image_channels == 7
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"condition": True}, "--no-condition, not --condition"),
+        ({"judge_base": 512}, "--judge-base 256, not --judge-base 512"),
+        ({"masks": False}, "--masks, not --no-masks"),
+    ],
+)
+def test_a_run_keeps_its_stages_settings(
+    pool: Pool, start: Path, tmp_path: Path, changed: dict[str, Any], words: str
+) -> None:
+    device, ranks = torch.device("cpu"), Ranks()
+    adversarial.save(begin(start, CONFIG, STAGE, device, ranks), tmp_path, STAGE)
+    with pytest.raises(ConfigError, match=words):
+        adversarial.run(pool, tmp_path, CONFIG, replace(STAGE, **changed), 5.0)
+    assert adversarial.resume(tmp_path, CONFIG, replace(STAGE, kimg=1.0), device, ranks).step == 0
 
 
 def test_carried_parts_join_again(start: Path) -> None:
@@ -127,19 +146,24 @@ def test_carried_parts_join_again(start: Path) -> None:
     assert subprocess.run(command.split(), capture_output=True, check=False).returncode != 0
 
 
-def test_a_run_goes_on_from_carried_weights(pool: Pool, start: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_carried_weights(
+    pool: Pool, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = replace(CONFIG, augment_p=0.25)
     old = adversarial.run(pool, tmp_path / "old", config, replace(STAGE, kimg=0.002), 5.0, start)
     command = carry_away(tmp_path / "old")
     subprocess.run(command.split(), check=True, capture_output=True)
-    new = begin(tmp_path / "old" / "parts", CONFIG, STAGE, torch.device("cpu"), Ranks())
+    new = begin(tmp_path / "old" / "parts", replace(CONFIG, neural_initial=None), STAGE, torch.device("cpu"), Ranks())
     assert (new.step, new.images) == (old.step, old.images) == (1, 2)
     assert new.augment_p == old.augment_p == 0.25
+    assert new.neural_initial == old.neural_initial == 16
+    assert "another kind" not in capsys.readouterr().out
     for name in ("ema", "discriminator"):
         one, other = getattr(old, name).state_dict(), getattr(new, name).state_dict()
         assert all(torch.allclose(value, other[key], rtol=1e-3, atol=1e-4) for key, value in one.items()), name
     fresh = begin(tmp_path / "old" / "parts", CONFIG, replace(STAGE, judge_most=4), torch.device("cpu"), Ranks())
     assert (fresh.step, fresh.images) == (0, 0)
+    assert "discriminator.safetensors is of another kind" in capsys.readouterr().out
 
 
 def test_pose_conditioning_changes_nothing_at_first_and_is_learned(pool: Pool, start: Path) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +36,8 @@ from headlift.values import Camera
 
 GENERATOR, SMOOTHNESS, DISCRIMINATOR, PENALTY = range(4)
 """The phases of a step, in order; they key the random numbers."""
+KEPT = ("batch", "noise_mode", "seed")
+"""Settings that a run keeps, and the chunk in force: with another one it would go on as part of no run."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class AdversarialConfig:
     batch: int = 32
     """Images of a step, over all ranks."""
     chunk: int | None = None
-    """Images that go through at once on a device; None for all of a rank's."""
+    """Images that go through at once on a device; None for all of a rank's. Images of a chunk are compared and swap
+    cameras, so a run keeps its chunk: give it to go on with a run on another number of processes."""
     generator_lr: float = 0.0025
     """Adam's learning rate for the generator."""
     discriminator_lr: float = 0.002
@@ -196,10 +199,13 @@ class _Means:
 
 
 class AdversarialTrainer:
-    """Generator, discriminator, their optimisers and the generator's running mean.
+    """Generator, discriminator, their optimisers and the generator's running mean, which renders at the side that
+    training has reached.
 
-    The networks' device is the trainer's. Raises ConfigError when the batch cannot be divided into chunks and ranks, or
-    the discriminator does not fit the generator.
+    The networks' device is the trainer's. With `bf16` the convolutions of backbone, super-resolution and discriminator
+    run in bfloat16; mappings, styles, the volume, the discriminator's last layers, losses and optimisers stay in
+    float32. Raises ConfigError when the batch cannot be divided into chunks and ranks, a chunk of one image is too
+    small for what images do to each other, or the discriminator does not fit the generator.
     """
 
     def __init__(
@@ -216,6 +222,17 @@ class AdversarialTrainer:
             raise ConfigError(
                 f"a batch of {config.batch} images cannot be divided into chunks of {self.chunk} over"
                 f" {self.ranks.count} processes: choose a multiple of {self.chunk * self.ranks.count or 1}"
+            )
+        if self.chunk == 1 and discriminator.spec.label_noise > 0:
+            raise ConfigError(
+                "the noise on the discriminator's labels goes by their spread in a chunk, and the chunk is of one"
+                " image: take at least two"
+            )
+        swaps = config.swap > 0 or config.swap_fade_kimg > 0
+        if self.chunk == 1 and swaps and not generator.spec.mapping.zero_label:
+            raise ConfigError(
+                "heads swap their cameras inside a chunk, and the chunk is of one image: take at least two, or set"
+                " swap and swap_fade_kimg to 0"
             )
         seen = discriminator.spec.image_channels
         if discriminator.spec.image_resolution != generator.spec.image_resolution or seen not in (6, 7):
@@ -254,6 +271,8 @@ class AdversarialTrainer:
         self.step = 0
         self.images = 0
         """Real images seen so far, over all ranks."""
+        self.neural_initial = config.neural_initial or generator.spec.neural_resolution
+        """Side of the feature map that training began with, pixels."""
         published = {"none": 0.0, "ada": 0.0, "fixed": 0.2}[config.augment]
         self.augment_p = published if config.augment_p is None or config.augment == "none" else config.augment_p
         self.signs, self.counted = 0.0, 0
@@ -261,12 +280,10 @@ class AdversarialTrainer:
     @property
     def course(self) -> Course:
         """Where the schedules stand before the coming step."""
-        c, spec = self.config, self.generator.spec
+        c = self.config
         return Course(
             schedules.blur_sigma(self.images, c.blur_sigma, c.blur_fade_kimg * 1000 * c.batch / 32),
-            schedules.neural_resolution(
-                self.images, c.neural_initial or spec.neural_resolution, c.neural_final, c.neural_fade_kimg * 1000
-            ),
+            schedules.neural_resolution(self.images, self.neural_initial, c.neural_final, c.neural_fade_kimg * 1000),
             schedules.swap_probability(self.images, c.swap, c.swap_fade_kimg * 1000),
         )
 
@@ -296,14 +313,17 @@ class AdversarialTrainer:
         course = self.course
         self.step += 1
         self.images += self.config.batch
+        self._render_as_trained()
         return values | {"p": self.augment_p, "sigma": course.sigma, "neural": course.neural, "swap": course.swap}
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
         return {
             "config": asdict(self.config),
+            "chunk": self.chunk,
             "step": self.step,
             "images": self.images,
+            "neural_initial": self.neural_initial,
             "augment": [self.augment_p, self.signs, self.counted],
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
@@ -313,9 +333,26 @@ class AdversarialTrainer:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Go on from a state.
+
+        Rates, weights of losses and schedules are the configuration's, so that a run can be taken up with others; what
+        adaptive augmentation has learned is the state's where both runs are adaptive. Raises ConfigError when the
+        chunk or a setting of `KEPT` is another than the run was begun with.
+        """
+        begun: Mapping[str, Any] = state["config"]
+        kept = {name: (begun[name], getattr(self.config, name)) for name in KEPT}
+        kept["chunk"] = (state.get("chunk", begun["chunk"] or self.chunk), self.chunk)
+        for name, (was, now) in kept.items():
+            if was != now:
+                raise ConfigError(
+                    f"the run was begun with --{name.replace('_', '-')} {was}, not {now}: go on with that, or begin "
+                    "another run in another folder"
+                )
         self.step, self.images = state["step"], state["images"]
-        self.augment_p, self.signs, self.counted = state["augment"]
+        if begun["augment"] == self.config.augment == "ada":
+            self.augment_p, self.signs, self.counted = state["augment"]
+        if self.config.neural_initial is None:
+            self.neural_initial = state.get("neural_initial", self.neural_initial)
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.ema.load_state_dict(state["ema"])
@@ -323,10 +360,11 @@ class AdversarialTrainer:
             (self.generator_optimiser, "generator_optimiser"),
             (self.discriminator_optimiser, "discriminator_optimiser"),
         ):
-            rates = [group["lr"] for group in optimiser.param_groups]
+            settings = [{k: group[k] for k in ("lr", "betas", "eps")} for group in optimiser.param_groups]
             optimiser.load_state_dict(state[name])
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate  # the configuration's, so that a run can be taken up with another
+            for group, ours in zip(optimiser.param_groups, settings, strict=True):
+                group.update(ours)
+        self._render_as_trained()
 
     def _phase(
         self,
@@ -471,6 +509,10 @@ class AdversarialTrainer:
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - decay)
         for mean, now in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
             mean.copy_(now)
+
+    def _render_as_trained(self) -> None:
+        """Let the running mean render at the side that training has reached; it is what is shown and kept."""
+        self.ema.spec = replace(self.ema.spec, neural_resolution=self.course.neural)
 
     def _adapt(self, sign: float) -> None:
         """Adapt the probability of augmentation to the real logits' mean sign since the last time."""

@@ -47,12 +47,18 @@ def trainer(
     channels: int = 6,
     conditioned: bool = False,
     ranks: Ranks | None = None,
+    label_noise: float = 0.0,
 ) -> AdversarialTrainer:
     """A fresh one; `group` images share a minibatch standard deviation."""
     torch.manual_seed(seed)
     spec = replace(SPEC, mapping=replace(SPEC.mapping, zero_label=not conditioned))
     judge = DiscriminatorSpec(
-        32, (8, 8, 4, 4), image_channels=channels, mapping=MappingSpec(z_dim=0, w_dim=8, layers=2), group_size=group
+        32,
+        (8, 8, 4, 4),
+        image_channels=channels,
+        mapping=MappingSpec(z_dim=0, w_dim=8, layers=2),
+        group_size=group,
+        label_noise=label_noise,
     )
     return AdversarialTrainer(Generator(spec), Discriminator(judge), config, ranks)
 
