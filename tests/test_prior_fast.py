@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -175,6 +176,37 @@ def test_the_compiled_look_up_leaves_small_numbers_as_they_are() -> None:
     table, points = normal(1, 8, 8, 3, 4), normal(1, 5, 3, seed=2).tanh()
     assert torch.isfinite(lookup.lookup(table, points, "zy")).all()
     assert float(torch.tensor(1e-40) * 1.5) > 0
+
+
+@pytest.mark.parametrize("chosen", [{}, {"XDG_CACHE_HOME": ""}, {"XDG_CACHE_HOME": "here", "HEADLIFT_CACHE": "."}])
+def test_the_compiled_look_up_is_not_kept_wherever_headlift_is_started(
+    chosen: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CACHE_HOME", "HEADLIFT_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    assert lookup._cache_folder() == tmp_path / ".cache" / "headlift"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert lookup._cache_folder() == tmp_path / "caches" / "headlift"
+    monkeypatch.setenv("HEADLIFT_CACHE", str(tmp_path / "mine"))
+    assert lookup._cache_folder() == tmp_path / "mine"
+
+
+def test_each_processor_and_compiler_has_a_compiled_look_up_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compilers = []
+    for version in ("12", "13"):
+        compilers.append(tmp_path / f"cc{version}")
+        compilers[-1].write_text(f"#!/bin/sh\necho {version}\n")
+        compilers[-1].chmod(0o755)
+    names = [lookup._file_name(str(compiler)) for compiler in (*compilers, compilers[0])]
+    monkeypatch.setattr(lookup, "_processor", lambda: ("x86_64", "avx2"))
+    names.append(lookup._file_name(str(compilers[0])))
+    assert len(set(names)) == 3
+    assert names[0] == names[2]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -154,17 +155,42 @@ def _library() -> ctypes.CDLL | None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or os.environ.get("HEADLIFT_NATIVE") == "0":
         return None
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "headlift"
-    digest = hashlib.sha256("\n".join((*FLAGS, SOURCE)).encode()).hexdigest()
-    path = folder / f"lookup-{digest[:16]}.so"
     try:
+        path = _cache_folder() / _file_name(compiler)
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as work:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent) as work:
                 source, built = Path(work) / "lookup.c", Path(work) / "lookup.so"
                 source.write_text(SOURCE)
                 subprocess.run([compiler, *FLAGS, "-o", built, source, "-lm"], check=True, capture_output=True)
                 built.replace(path)
         return ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, RuntimeError, subprocess.CalledProcessError):
         return None
+
+
+def _cache_folder() -> Path:
+    """HEADLIFT_CACHE, as for weights, else the user's cache folder; a relative path would be another one wherever
+    headlift is started, and counts as none. Raises RuntimeError where the user has no home."""
+    chosen, caches = (Path(os.environ.get(name, "")).expanduser() for name in ("HEADLIFT_CACHE", "XDG_CACHE_HOME"))
+    if chosen.is_absolute():
+        return chosen
+    return (caches if caches.is_absolute() else Path.home() / ".cache") / "headlift"
+
+
+def _file_name(compiler: str) -> str:
+    """A name for each outcome: what is compiled for this very processor would be killed on another that shares the
+    folder."""
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True).stdout.decode(errors="replace")
+    digest = hashlib.sha256("\n".join((*FLAGS, SOURCE, version, *_processor())).encode()).hexdigest()
+    return f"lookup-{digest[:16]}.so"
+
+
+def _processor() -> tuple[str, ...]:
+    """The kind of processor and, where Linux tells them, the instructions that it has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    told = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return platform.machine(), " ".join(sorted(next(told, "").split()))
