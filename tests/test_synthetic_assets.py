@@ -152,6 +152,20 @@ def test_no_bundle_says_how_to_build_one(tmp_path: Path, bundle: Path, capsys: p
     (damaged / "assets.npz").write_bytes((bundle / "assets.npz").read_bytes())
     with pytest.raises(DataError, match=r"lacks tex/hair_afro01\.png"):
         load_bundle(damaged)
-    (damaged / "assets.npz").write_bytes(b"no archive")
-    with pytest.raises(DataError, match="cannot be read"):
-        load_bundle(damaged)
+    whole = (bundle / "assets.npz").read_bytes()
+    for content in (b"no archive", whole[: len(whole) // 2]):
+        (damaged / "assets.npz").write_bytes(content)
+        with pytest.raises(DataError, match="cannot be read"):
+            load_bundle(damaged)
+
+
+def test_an_interrupted_building_leaves_no_bundle(
+    tmp_path: Path, release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(tarball: Path, out: Path) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(assets, "_write_textures", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        assets.build_bundle(release, tmp_path / "out", known={})
+    assert not list(tmp_path.rglob("*.npz"))

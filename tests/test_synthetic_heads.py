@@ -8,6 +8,7 @@ import math
 import zipfile
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ from scipy.spatial import cKDTree
 from headlift.eg3d.camera import orbit, unproject, yaw_pitch
 from headlift.errors import ConfigError, DataError, DeviceError, OutputError
 from headlift.prior.codes import features
-from headlift.prior.dataset import DEPTH_UNIT
-from headlift.prior.heads import read_heads
-from headlift.prior.synthetic import assets, dataset
+from headlift.prior.dataset import DEPTH_UNIT, beside
+from headlift.prior.heads import read_heads, read_index
+from headlift.prior.synthetic import assets, dataset, depths
 from headlift.prior.synthetic.__main__ import main
 from headlift.prior.synthetic.body import EYE_DISTANCE, EYE_HEIGHT, MOUTH_HEIGHT, Body
 from headlift.prior.synthetic.bundle import Bundle, load_bundle
@@ -33,6 +34,7 @@ from headlift.prior.synthetic.depths import SIDE, write_depths
 from headlift.prior.synthetic.evalset import write_evalset
 from headlift.prior.synthetic.lighting import draw_light, harmonics, spread_directions
 from headlift.prior.synthetic.plan import HeadPlan, Shot, plan_head
+from headlift.prior.synthetic.processes import spread
 from headlift.prior.synthetic.sampling import BLOCK, Glasses, HeadParams, balanced_cell
 from headlift.prior.synthetic.sheet import contact_sheet
 from headlift.prior.synthetic.skin import SkinPainter, skin_colour
@@ -299,7 +301,7 @@ def test_depth_lies_on_the_mesh_and_its_mask_is_alpha(studio: Studio, bald: Head
         opaque, solid = drawn.rgba[..., 3] > 0.5, drawn.depth > 0
         assert 0.2 < opaque.mean() < 0.9
         assert (opaque == solid).mean() > 0.99
-        assert drawn.rgba[..., :3].max() <= drawn.rgba[..., 3].max() + 1e-6
+        assert (drawn.rgba[..., :3] <= drawn.rgba[..., 3:] + 1e-6).all()  # premultiplied
         # the same points by the house's own camera
         row, column = np.nonzero(solid)
         uv = torch.from_numpy(np.stack([column + 0.5, row + 0.5], 1) / len(solid)).float()[None]
@@ -311,7 +313,7 @@ def test_depth_lies_on_the_mesh_and_its_mask_is_alpha(studio: Studio, bald: Head
 def test_the_last_surface_seen_from_the_front_is_the_first_seen_from_behind(studio: Studio, bald: HeadParams) -> None:
     geometry = studio.body.build(bald)
     ahead, behind = orbit(0.0, 0.0, pivot=(0.0, 0.0, 0.0)), orbit(math.pi, 0.0, pivot=(0.0, 0.0, 0.0))
-    with studio._renderer.scene(geometry, bald, None) as scene:
+    with studio.renderer.scene(geometry, bald, None) as scene:
         last = scene.depth(ahead.label[0].numpy(), last=True)
         first = scene.depth(behind.label[0].numpy())
     side, focal = last.shape[0], float(ahead.label[0, 16])
@@ -469,11 +471,53 @@ def test_depths_are_drawn_anew_from_an_archive(folder: Path, tmp_path: Path) -> 
         assert np.median((far - near)[near > 0]) * DEPTH_UNIT > 0.2  # 8 cm: through the head
     with pytest.raises(OutputError, match="there already"):
         write_depths(folder, tmp_path, out)
-    part = tmp_path / "other.npy.part"
-    np.save(part.with_suffix(""), np.zeros((3, SIDE, SIDE), np.uint16))
-    part.with_suffix("").rename(part)
-    with pytest.raises(OutputError, match="begun for other pictures"):
-        write_depths(folder, tmp_path, tmp_path / "other.npy")
+
+
+def test_an_interrupted_drawing_of_depths_goes_on_with_the_same_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives = tmp_path / "archives"
+    tiny = replace(SMALL, views=1, orbit=0, res=8, depth=False)
+    write_dataset(folder, archives / "heads-00.zip", range(2), tiny)
+    whole, out = tmp_path / "whole.npy", tmp_path / "depths.npy"
+    write_depths(folder, archives, whole)
+    told = json.loads(beside(whole).read_bytes())
+    assert (told["pictures"], told["last"]) == (read_index(archives).digest, False)
+
+    def stop(done: int, heads: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_depths(folder, archives, out, progress=stop)
+    assert not out.exists()
+    with pytest.raises(OutputError, match=r"begun for other pictures, assets or the other surface \(last\)"):
+        write_depths(folder, archives, out, last=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(depths, "bundle_digest", lambda folder: "other assets")
+        with pytest.raises(OutputError, match=r"\(bundle\)"):
+            write_depths(folder, archives, out)
+    seen: list[tuple[int, int]] = []
+    write_depths(folder, archives, out, progress=lambda *done: seen.append(done))
+    assert seen == [(2, 2)]  # the first was there
+    np.testing.assert_array_equal(np.load(out), np.load(whole))
+    out.rename(tmp_path / "depths.npy.part")
+    with zipfile.ZipFile(archives / "heads-00.zip", "a") as archive:
+        archive.writestr("other", b"")
+    with pytest.raises(OutputError, match=r"\(pictures\)"):
+        write_depths(folder, archives, out)
+    beside(out).unlink()  # of before, when nothing told what it is of
+    with pytest.raises(OutputError, match="cannot be gone on with"):
+        write_depths(folder, archives, out)
+
+
+def test_what_a_process_lacks_is_told_by_the_one_that_waits(tmp_path: Path) -> None:
+    """An exception in a pool's initializer would end in a broken pool."""
+    for procs in (1, 2):
+        with pytest.raises(DataError, match="no bundle of assets"):
+            list(spread(partial(load_bundle, tmp_path), max, [1, 2], procs))  # type: ignore[type-var]
+    with pytest.raises(ConfigError, match="--procs must be at least 1"):
+        list(spread(partial(load_bundle, tmp_path), max, [1, 2], 0))  # type: ignore[type-var]
 
 
 def test_other_settings_and_other_things_are_not_touched(folder: Path, made: Path, tmp_path: Path) -> None:
@@ -530,6 +574,44 @@ def test_the_command_line_makes_a_set(
     assert (tmp_path / "set" / name).read_bytes() == (made / name).read_bytes()
     assert main([*arguments, "--recipe", "1"]) == 2
     assert "recipe 2 instead of 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["depths", "B", "H", "O", "--procs", "0"],
+        ["sheet", "B", "O", "--heads", "0"],
+        ["sheet", "B", "O", "--res", "0"],
+        ["evalset", "B", "O", "--heads", "0"],
+        ["check", "B", "--first", "-1"],
+        ["heads", "B", "O", "--views", "0"],
+    ],
+)
+def test_numbers_out_of_range_are_refused_at_once(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert f"{arguments[-2]}: must be at least" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["bundle", "R", "B"], "Stopped."),
+        (["sheet", "B", "O"], "Stopped."),
+        (["depths", "B", "H", "O"], "Stopped. The same command goes on from here."),
+        (["heads", "B", "O", "--overwrite"], "Stopped. The same command, without --overwrite, goes on from here."),
+    ],
+)
+def test_only_what_goes_on_is_said_to_go_on(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"headlift.prior.synthetic.__main__._{arguments[0]}", interrupted)
+    assert main(arguments) == 130
+    assert capsys.readouterr().err.strip() == told
 
 
 def test_no_opengl_says_what_to_install(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from headlift.errors import HeadliftError
+from headlift.prior.command import at_least
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        print(f"Stopped.{options.resumed}", file=sys.stderr)
         return 130
     return 0
 
@@ -80,12 +81,14 @@ def _evalset(options: argparse.Namespace) -> None:
 def _sheet(options: argparse.Namespace) -> None:
     from PIL import Image
 
+    from headlift.export.files import atomic_path
     from headlift.prior.synthetic.sheet import contact_sheet
 
     picture = contact_sheet(
         options.bundle, options.first, options.heads, options.seed, options.recipe, options.res, options.look
     )
-    Image.fromarray(picture).save(options.out)
+    with atomic_path(options.out) as part:
+        Image.fromarray(picture).save(part)
     print(f"{options.out}: {picture.shape[1]} x {picture.shape[0]}")
 
 
@@ -116,11 +119,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m headlift.prior.synthetic", description=__doc__)
     steps = parser.add_subparsers(required=True, metavar="STEP")
 
-    def step(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    def step(
+        name: str, run: Callable[[argparse.Namespace], None], text: str, resumed: str = ""
+    ) -> argparse.ArgumentParser:
         sub = steps.add_parser(
             name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, resumed=resumed)
         return sub
 
     bundle = step("bundle", _bundle, "build the bundle of assets from MakeHuman's CC0 release")
@@ -128,7 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("bundle", type=Path, nargs="?", help="folder to write")
     bundle.add_argument("--where", action="store_true", help="say where the release is to be had")
 
-    heads = step("heads", _heads, "draw a dataset of heads")
+    goes_on = " The same command goes on from here."
+    text = "draw a dataset of heads"
+    heads = step("heads", _heads, text, " The same command, without --overwrite, goes on from here.")
     heads.add_argument("bundle", type=Path, help="folder of assets")
     heads.add_argument("out", type=Path, help="folder, or a name that ends in .zip")
     _numbers(heads, first=(0, "number of the first head"), heads=(64, "how many heads"))
@@ -141,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     heads.add_argument("--overwrite", action="store_true", help="delete what is in the way")
     heads.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    depths = step("depths", _depths, "draw the depth of the pictures of archives that are there already")
+    depths = step("depths", _depths, "draw the depth of the pictures of archives that are there already", goes_on)
     depths.add_argument("bundle", type=Path, help="folder of assets")
     depths.add_argument("heads", type=Path, help="folder with heads-*.zip")
     depths.add_argument("out", type=Path, help="file to write, .npy")
@@ -149,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     depths.add_argument("--last", action="store_true", help="of the last surface behind each pixel, not of the first")
     depths.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    evalset = step("evalset", _evalset, "draw an evaluation set: ten views a head, with depth")
+    evalset = step("evalset", _evalset, "draw an evaluation set: ten views a head, with depth", goes_on)
     evalset.add_argument("bundle", type=Path, help="folder of assets")
     evalset.add_argument("out", type=Path, help="folder")
     _numbers(evalset, heads=(48, "how many heads"), seed=(1, "seed"), recipe=(1, "see heads"), res=(256, "pixels"))
@@ -169,9 +176,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+LEAST = {"first": 0, "seed": 0, "orbit": 0, "res": 8}
+"""The smallest values of the numbers that may be others than 1 and more."""
+
+
 def _numbers(parser: argparse.ArgumentParser, **options: tuple[int, str]) -> None:
     for name, (default, text) in options.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=text)
+        parser.add_argument(f"--{name}", type=at_least(LEAST.get(name, 1)), default=default, help=text)
 
 
 if __name__ == "__main__":

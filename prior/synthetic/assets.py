@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from headlift.errors import DataError, OutputError
+from headlift.export.files import atomic_path
 from headlift.prior.synthetic.bundle import BROWS, EYE, LASHES, MESH_HAIR, TEETH, TONGUE, load_bundle
 
 WHEEL = "makehuman-1.3.2-py3-none-any.whl"
@@ -127,8 +128,9 @@ def build_bundle(release: Path, out: Path, known: Mapping[str, tuple[int, str]] 
     targets = read_targets(release / WHEEL, compact)
     arrays |= targets
     (out / "tex").mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out / "assets.npz", **arrays)
     textures = _write_textures(release / TARBALL, out / "tex")
+    with atomic_path(out / "assets.npz") as part:  # the last file: a folder without it is no bundle
+        np.savez_compressed(part, **arrays)
     load_bundle(out)
     return Built(len(ids), len(targets) // 2, textures)
 

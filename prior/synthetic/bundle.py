@@ -6,6 +6,8 @@ A bundle is a folder with `assets.npz` and `tex/*.png`; `assets.py` builds it. P
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,6 +100,14 @@ class Bundle:
             raise DataError(f"The texture {path} cannot be read ({error}). {HOW_TO_BUILD}") from error
 
 
+def bundle_digest(folder: Path) -> str:
+    """A sha256 of all files of a bundle: what is drawn from it is the same as long as it stays the same."""
+    digest = hashlib.sha256()
+    for path in (folder / "assets.npz", *sorted((folder / "tex").glob("*.png"))):
+        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}".encode())
+    return digest.hexdigest()
+
+
 def load_bundle(folder: Path) -> Bundle:
     """Read a bundle and look whether it is whole.
 
@@ -109,7 +119,7 @@ def load_bundle(folder: Path) -> Bundle:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read ({error}). {HOW_TO_BUILD}") from error
     targets = {
         name[4:-2]: (array.astype(int), arrays[f"{name[:-1]}d"].astype("f8") * TARGET_UNIT)

@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +28,13 @@ import numpy as np
 from jaxtyping import Float
 
 from headlift.errors import ConfigError, DataError, OutputError
+from headlift.export.files import atomic_path, write_bytes, write_text
 from headlift.prior.dataset import DEPTH_UNIT
 from headlift.prior.synthetic.body import Body
 from headlift.prior.synthetic.bundle import Bundle, load_bundle
 from headlift.prior.synthetic.cameras import ray_lengths
 from headlift.prior.synthetic.plan import HeadPlan, Shot, plan_head
+from headlift.prior.synthetic.processes import spread
 from headlift.prior.synthetic.sampling import RECIPES
 
 FORMATS = ("webp", "png", "jpg")
@@ -97,7 +97,7 @@ class Studio:
 
         self.body = Body(bundle)
         self._painter = SkinPainter(self.body)
-        self._renderer = Renderer(bundle, res, ss)
+        self.renderer = Renderer(bundle, res, ss)
 
     def draw(self, plan: HeadPlan) -> tuple[dict[str, Any], Iterator[Drawn]]:
         """A head's parameters as they are written (with the gap between the lips), and its pictures in order."""
@@ -105,7 +105,7 @@ class Studio:
 
         def pictures() -> Iterator[Drawn]:
             lit = None
-            with self._renderer.scene(head, plan.params, self._painter.paint(plan.params)) as scene:
+            with self.renderer.scene(head, plan.params, self._painter.paint(plan.params)) as scene:
                 for shot in plan.shots:
                     if shot.light is not lit:
                         scene.light(shot.light)
@@ -118,7 +118,7 @@ class Studio:
 
     def close(self) -> None:
         """Gives the renderer's context back."""
-        self._renderer.close()
+        self.renderer.close()
 
 
 def write_dataset(
@@ -149,9 +149,10 @@ def write_dataset(
         return 0
     _claim(folder, settings)
     missing = [i for i in heads if not _params_path(folder, i).exists()]
-    for done in _draw_all(bundle, folder, missing, settings, procs):
+    drawn = spread(partial(_studio, bundle, settings), partial(_draw_head, folder, settings), missing, procs)
+    for done, _ in enumerate(drawn, start=len(heads) - len(missing) + 1):
         if progress:
-            progress(len(heads) - len(missing) + done, len(heads))
+            progress(done, len(heads))
     wanted = list(heads) if packed else sorted(int(p.stem[4:]) for p in (folder / "params").glob("head*.json"))
     body = Body(load_bundle(bundle))
     labels = [
@@ -159,7 +160,7 @@ def write_dataset(
         for i in wanted
         for k, shot in enumerate(_plan(body, settings, i).shots)
     ]
-    _write(folder / "dataset.json", json.dumps({"labels": labels}).encode())
+    write_text(folder / "dataset.json", json.dumps({"labels": labels}))
     if packed:
         _pack(folder, out, [name for name, _ in labels], wanted)
         shutil.rmtree(folder)
@@ -186,7 +187,7 @@ def save_picture(path: Path, drawn: Drawn, fmt: str, quality: int, background: n
             picture.save(stream, "WEBP", quality=quality, method=4)
         else:
             picture.save(stream, "PNG", compress_level=4)
-    _write(path, stream.getvalue())
+    write_bytes(path, stream.getvalue())
 
 
 def save_depth(path: Path, depth: Float[np.ndarray, "s s"]) -> None:
@@ -196,7 +197,7 @@ def save_depth(path: Path, depth: Float[np.ndarray, "s s"]) -> None:
     stream = io.BytesIO()
     steps = np.clip(depth / DEPTH_UNIT + 0.5, 0, 65535).astype("u2")
     Image.fromarray(steps).save(stream, "PNG")
-    _write(path, stream.getvalue())
+    write_bytes(path, stream.getvalue())
 
 
 def over(rgba: Float[np.ndarray, "s s 4"], background: np.ndarray | float) -> Float[np.ndarray, "s s 3"]:
@@ -208,7 +209,11 @@ def _plan(body: Body, settings: Settings, index: int) -> HeadPlan:
     return plan_head(body, settings.seed, index, settings.views, settings.orbit, settings.recipe)
 
 
-def _draw_head(studio: Studio, folder: Path, index: int, settings: Settings) -> None:
+def _studio(bundle: Path, settings: Settings) -> Studio:
+    return Studio(load_bundle(bundle), settings.res, settings.ss)
+
+
+def _draw_head(folder: Path, settings: Settings, studio: Studio, index: int) -> None:
     """All pictures of a head, then its parameters: they say that it is done."""
     plan = _plan(studio.body, settings, index)
     params, pictures = studio.draw(plan)
@@ -217,59 +222,7 @@ def _draw_head(studio: Studio, folder: Path, index: int, settings: Settings) -> 
         save_picture(folder / name, drawn, settings.fmt, settings.quality, plan.background)
         if settings.depth:
             save_depth((folder / "depth" / name).with_suffix(".png"), drawn.depth)
-    _write(_params_path(folder, index), json.dumps(params).encode())
-
-
-def _draw_all(bundle: Path, folder: Path, missing: Sequence[int], settings: Settings, procs: int) -> Iterator[int]:
-    """Draws heads, yields how many are done after each."""
-    if not missing:
-        return
-    if procs == 1:
-        _set_up(bundle, settings)
-        try:
-            for done, index in enumerate(missing, start=1):
-                _work(folder, index, settings)
-                yield done
-        finally:
-            _tear_down()
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(procs, context, _set_up, (bundle, settings)) as pool:
-        waiting = iter(missing)
-        running: set[Future[None]] = set()
-        done = 0
-        try:
-            while True:
-                for index in waiting:
-                    running.add(pool.submit(_work, folder, index, settings))
-                    if len(running) >= 2 * procs:
-                        break
-                if not running:
-                    return
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    future.result()
-                    done += 1
-                    yield done
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-_studio: list[Studio] = []
-"""The one of this process."""
-
-
-def _set_up(bundle: Path, settings: Settings) -> None:
-    os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software renderer: processes, not threads
-    _studio[:] = [Studio(load_bundle(bundle), settings.res, settings.ss)]
-
-
-def _tear_down() -> None:
-    _studio.pop().close()
-
-
-def _work(folder: Path, index: int, settings: Settings) -> None:
-    _draw_head(_studio[0], folder, index, settings)
+    write_text(_params_path(folder, index), json.dumps(params))
 
 
 def _claim(folder: Path, settings: Settings) -> None:
@@ -291,7 +244,7 @@ def _claim(folder: Path, settings: Settings) -> None:
         return
     if folder.exists() and any(folder.iterdir()):
         raise OutputError(f"{folder} holds something else, which even --overwrite leaves alone. Take another folder.")
-    _write(path, json.dumps(wanted).encode())
+    write_text(path, json.dumps(wanted))
 
 
 def _clear(out: Path, folder: Path) -> None:
@@ -321,11 +274,9 @@ def _pack(folder: Path, out: Path, pictures: Sequence[str], heads: Sequence[int]
     names += [
         n for n in ((Path("depth") / p).with_suffix(".png").as_posix() for p in pictures) if (folder / n).exists()
     ]
-    temporary = out.with_name(f"{out.name}.part")
-    with zipfile.ZipFile(temporary, "w") as archive:
+    with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in sorted(names):
             archive.writestr(zipfile.ZipInfo(name), (folder / name).read_bytes())
-    temporary.replace(out)
 
 
 def _name(settings: Settings, picture: int) -> str:
@@ -334,11 +285,3 @@ def _name(settings: Settings, picture: int) -> str:
 
 def _params_path(folder: Path, index: int) -> Path:
     return folder / "params" / f"head{index:06d}.json"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """A file that is there as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)

@@ -6,9 +6,9 @@ counts of `DEPTH_UNIT`, 0 outside. It is what the prior's geometry and the depth
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import numpy as np
 from jaxtyping import Float, UInt16
 
 from headlift.errors import OutputError
-from headlift.prior.dataset import DEPTH_UNIT
+from headlift.export.files import atomic_path, write_text
+from headlift.prior.dataset import DEPTH_UNIT, beside
 from headlift.prior.heads import read_index
-from headlift.prior.synthetic.body import Body
-from headlift.prior.synthetic.bundle import load_bundle
+from headlift.prior.synthetic.bundle import bundle_digest, load_bundle
 from headlift.prior.synthetic.cameras import ray_lengths
-from headlift.prior.synthetic.render import Renderer
+from headlift.prior.synthetic.dataset import Studio
+from headlift.prior.synthetic.processes import spread
 from headlift.prior.synthetic.sampling import HeadParams
 
 SIDE = 128
@@ -39,60 +40,67 @@ def write_depths(
     """Draw the depth of every picture in `heads` into the file `out`; returns the number of pictures. With `last`, the
     depth of the last surface behind each pixel instead of the first.
 
-    What an interrupted call has drawn lies in `out.part`, and the next one goes on from there. `progress` is called
-    with the number of heads done and of all.
+    What an interrupted call has drawn lies in `out.part`, and the next one goes on from there; `out.json` says what it
+    is drawn from, and stays. `progress` is called with the number of heads done and of all.
 
     Raises:
-        OutputError: `out` is there already, or what was begun is of other pictures.
+        OutputError: `out` is there already, or what was begun is of other pictures, assets or the other surface.
         DataError, PhotoError: no bundle, or no archives.
         DeviceError: there is no OpenGL.
+        ConfigError: less than one process.
     """
     if out.exists():
         raise OutputError(f"{out} is there already. Give another name, or delete it.")
     index = read_index(heads)
-    part = out.with_name(f"{out.name}.part")
-    shape = (len(index.names), SIDE, SIDE)
-    if part.exists():
-        stored = np.lib.format.open_memmap(part, mode="r+")
-        if stored.shape != shape:
-            raise OutputError(f"{part} was begun for other pictures. Delete it, or give another name.")
-    else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stored = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint16, shape=shape)
+    load_bundle(bundle)
+    stored = _begun(out, len(index.names), {"pictures": index.digest, "last": last, "bundle": bundle_digest(bundle)})
     rows = {number: np.flatnonzero(index.head == number) for number in index.params}
     missing = [number for number, mine in rows.items() if not stored[mine].any()]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(procs, context, _set_up, (bundle,)) as pool:
-        try:
-            running = {pool.submit(_work, index.params[n], index.labels[rows[n]], last): n for n in missing}
-            for done, future in enumerate(as_completed(running), start=len(rows) - len(missing) + 1):
-                stored[rows[running.pop(future)]] = future.result()
-                if progress:
-                    progress(done, len(rows))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    tasks = [(index.params[number], index.labels[rows[number]], number) for number in missing]
+    drawn = spread(partial(_studio, bundle), partial(_draw_head, last), tasks, procs)
+    for done, ((*_, number), maps) in enumerate(drawn, start=len(rows) - len(missing) + 1):
+        stored[rows[number]] = maps
+        if progress:
+            progress(done, len(rows))
     stored.flush()
-    part.replace(out)
+    _part(out).replace(out)
     return len(stored)
 
 
-def depth_maps(
-    body: Body, renderer: Renderer, params: HeadParams, labels: Float[np.ndarray, "v 25"], last: bool = False
+def _part(out: Path) -> Path:
+    return out.with_name(f"{out.name}.part")
+
+
+def _begun(out: Path, pictures: int, of: dict[str, str | bool]) -> np.memmap:
+    """The array [pictures, side, side] of an interrupted call that drew the same, or a new one."""
+    part, shape = _part(out), (pictures, SIDE, SIDE)
+    if not part.exists():
+        write_text(beside(out), json.dumps(of))
+        with atomic_path(part) as new:
+            np.lib.format.open_memmap(new, mode="w+", dtype=np.uint16, shape=shape).flush()
+    try:
+        before = json.loads(beside(out).read_bytes())
+        stored = np.lib.format.open_memmap(part, mode="r+")
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{part} cannot be gone on with ({error}). Delete it, or give another name.") from error
+    differing = [name for name, value in of.items() if before.get(name) != value]
+    if differing or stored.shape != shape:
+        raise OutputError(
+            f"{part} was begun for other pictures, assets or the other surface ({', '.join(differing) or 'shape'}). "
+            "Delete it, or give another name."
+        )
+    return stored
+
+
+def _studio(bundle: Path) -> Studio:
+    return Studio(load_bundle(bundle), SIDE, 1)
+
+
+def _draw_head(
+    last: bool, studio: Studio, task: tuple[dict[str, Any], Float[np.ndarray, "v 25"], int]
 ) -> UInt16[np.ndarray, "v s s"]:
-    """The depth of a head for some cameras, as it is stored."""
-    with renderer.scene(body.build(params), params, None) as scene:
-        maps = [scene.depth(label, last) * ray_lengths(renderer.side, float(label[16])) for label in labels]
+    """The depth of a head for its cameras, as it is stored."""
+    params, labels = HeadParams.from_json(task[0]), task[1]
+    with studio.renderer.scene(studio.body.build(params), params, None) as scene:
+        maps = [scene.depth(label, last) * ray_lengths(SIDE, float(label[16])) for label in labels]
     return np.clip(np.stack(maps) / DEPTH_UNIT + 0.5, 0, 65535).astype(np.uint16)
-
-
-_tools: list[tuple[Body, Renderer]] = []
-"""Those of this process."""
-
-
-def _set_up(bundle: Path) -> None:
-    assets = load_bundle(bundle)
-    _tools[:] = [(Body(assets), Renderer(assets, SIDE, 1))]
-
-
-def _work(params: dict[str, Any], labels: Float[np.ndarray, "v 25"], last: bool) -> UInt16[np.ndarray, "v s s"]:
-    return depth_maps(*_tools[0], HeadParams.from_json(params), labels, last)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headlift.errors import OutputError
+from headlift.export.files import write_text
 from headlift.prior.synthetic.bundle import load_bundle
 from headlift.prior.synthetic.cameras import EVALUATION_YAWS
 from headlift.prior.synthetic.dataset import Studio, save_depth, save_picture
@@ -40,8 +41,7 @@ def write_evalset(
         raise OutputError(f"{out} holds a set that was made with {settings.read_text()}. Take another folder.")
     if out.exists() and any(out.iterdir()) and not settings.exists():
         raise OutputError(f"{out} holds something else. Take another folder.")
-    (out / "params").mkdir(parents=True, exist_ok=True)
-    settings.write_text(json.dumps(made_with))
+    write_text(settings, json.dumps(made_with))
     labels = []
     for index in range(heads):
         plan = plan_evaluation(studio.body, seed, index, recipe)
@@ -53,8 +53,8 @@ def write_evalset(
             for name, drawn in zip(names, pictures, strict=True):
                 save_picture(out / f"{name}.webp", drawn, "webp", QUALITY)
                 save_depth(out / f"{name}_depth.png", drawn.depth)
-            params.write_text(json.dumps(values))
+            write_text(params, json.dumps(values))
         if progress:
             progress(index + 1, heads)
-    (out / "dataset.json").write_text(json.dumps({"labels": labels}))
+    write_text(out / "dataset.json", json.dumps({"labels": labels}))
     studio.close()
