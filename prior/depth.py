@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headlift.eg3d.training.precision import autocast
-from headlift.errors import HeadliftError
 from headlift.invert.depth_net import SIDE, WIDTHS, DepthGuess, DepthNet, load_depth_net
+from headlift.prior.command import run_command
 from headlift.prior.dataset import DEPTH_UNIT, read_depths
 from headlift.prior.fit import add_flags, fingerprint, fit, save_net
 from headlift.prior.heads import HELD_OUT, read_heads
@@ -184,7 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except HeadliftError as failure:
-        sys.exit(str(failure))
+    run_command(main)

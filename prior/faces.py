@@ -18,6 +18,7 @@ from headlift.eg3d.camera import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit
 from headlift.eg3d.checkpoint import load_checkpoint
 from headlift.eg3d.generator import Generator
 from headlift.pose_estimation.redetect import redetect
+from headlift.prior.command import at_least, run_command
 
 YAWS = (-30.0, 0.0, 30.0)
 
@@ -53,7 +54,7 @@ def faces(generator: Generator, heads: int, psi: float = 1.0) -> dict[str, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--heads", type=at_least(1), default=32)
     parser.add_argument("--psi", type=float, default=1.0, help="truncation")
     options = parser.parse_args()
     generator = load_checkpoint(options.weights, "cpu").requires_grad_(False)
@@ -61,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

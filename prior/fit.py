@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from headlift.errors import ConfigError
 from headlift.export.files import atomic_path
 from headlift.prior.budget import load_state, save_state
+from headlift.prior.command import at_least
 from headlift.prior.heads import HELD_OUT
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -95,11 +96,11 @@ def add_flags(parser: argparse.ArgumentParser, file: str, cache: str, seconds: f
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / file)
     parser.add_argument("--cache", type=Path, help=f"file that keeps the {cache}")
     parser.add_argument("--keep", type=Path, help="file that keeps the state of an interrupted call, which goes on")
-    parser.add_argument("--steps", type=int, default=8000, help=f"about {seconds:g} seconds each on one core")
+    parser.add_argument("--steps", type=at_least(1), default=8000, help=f"about {seconds:g} seconds each on one core")
     parser.add_argument("--go-on", action="store_true", help="start from the network that is shipped")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=at_least(1), default=1)
 
 
 def save_net(net: nn.Module, out: Path, what: str, made_by: str, **shape: Sequence[int]) -> None:

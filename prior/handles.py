@@ -35,9 +35,11 @@ from headlift.editing.effects import effects, table_of_effects
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
 from headlift.errors import CheckpointError, DataError
+from headlift.export.files import atomic_path
 from headlift.export.images import grid, shrink, to_uint8
 from headlift.pose_estimation import mediapipe_models
 from headlift.prior.codes import Density, feature_table, fit_density
+from headlift.prior.command import at_least, run_command
 from headlift.prior.heads import HELD_OUT, read_index
 from headlift.values import Camera
 from headlift.weights import load_generator
@@ -276,7 +278,9 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="do not turn the directions away from each other")
     parser.add_argument("--strip", type=Path, help="picture of one head moved along each direction")
     parser.add_argument("--seed", type=int, help="random head for the picture; the mean head when not given")
-    parser.add_argument("--measure", type=int, default=0, help="random heads on whose renders the effect is measured")
+    parser.add_argument(
+        "--measure", type=at_least(0), default=0, help="random heads on whose renders the effect is measured"
+    )
     options = parser.parse_args()
     generator, sha256 = load_generator(options.weights)
     fit = fit_handles(HANDLES, read_index(options.heads).params, generator, sha256, not options.plain)
@@ -293,8 +297,9 @@ def main() -> None:
         if options.seed is not None:
             random = torch.Generator().manual_seed(options.seed)
             ws = generator.mapping(torch.randn(1, generator.spec.mapping.z_dim, generator=random))
-        Image.fromarray(strip(generator, fit.directions, ws)).save(options.strip, quality=88)
+        with atomic_path(options.strip) as part:
+            Image.fromarray(strip(generator, fit.directions, ws)).save(part, quality=88)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from headlift.eg3d.training.precision import autocast
 from headlift.errors import PhotoError
 from headlift.invert.perceptual import STAGES, FeatureNet
+from headlift.prior.command import at_least, run_command
 from headlift.prior.fit import save_net
 from headlift.prior.heads import HELD_OUT, decoded, read_index
 
@@ -237,7 +238,7 @@ def main() -> None:
     parser.add_argument("heads", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / "perceptual.safetensors")
     parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=at_least(1), default=1)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(arguments.threads)
@@ -249,4 +250,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

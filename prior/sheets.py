@@ -13,6 +13,8 @@ from jaxtyping import UInt8
 from headlift.eg3d.camera import WHOLE_HEAD_FOCAL, WHOLE_HEAD_PIVOT, orbit
 from headlift.eg3d.checkpoint import load_checkpoint
 from headlift.eg3d.generator import Generator
+from headlift.export.files import atomic_path
+from headlift.prior.command import at_least, run_command
 
 WIDE = {"pivot": WHOLE_HEAD_PIVOT, "focal": WHOLE_HEAD_FOCAL}
 """The camera that sees the whole head from any side, as in the training pictures."""
@@ -35,40 +37,51 @@ def views(
 
 
 def sheet(rows: list[list[UInt8[np.ndarray, "h w 3"]]], side: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Pictures side by side, each `side` pixels wide."""
+    """Pictures side by side, each `side` pixels wide; rows that are shorter than the first end in white."""
     from PIL import Image
+
+    columns = len(rows[0])
+    white = np.full((side, side, 3), 255, np.uint8)
 
     def small(picture: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
 
-    return np.concatenate([np.concatenate([small(p) for p in row], axis=1) for row in rows], axis=0)
+    padded = [[*map(small, row), *[white] * (columns - len(row))] for row in rows]
+    return np.concatenate([np.concatenate(row, axis=1) for row in padded], axis=0)
+
+
+def write(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Write a picture by its suffix. Raises OutputError when the place cannot be written."""
+    from PIL import Image
+
+    with atomic_path(path) as part:
+        Image.fromarray(picture).save(part, quality=85)
 
 
 def main() -> None:
-    from PIL import Image
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--samples", type=Path, help="sheet of random heads from the front")
     parser.add_argument("--turntables", type=Path, help="random heads from all round, one a row")
-    parser.add_argument("--count", type=int, default=64, help="random heads of the sheet")
-    parser.add_argument("--columns", type=int, default=8)
-    parser.add_argument("--heads", type=int, default=6, help="heads of the turntables")
+    parser.add_argument("--count", type=at_least(1), default=64, help="random heads of the sheet")
+    parser.add_argument("--columns", type=at_least(1), default=8)
+    parser.add_argument("--heads", type=at_least(1), default=6, help="heads of the turntables")
     parser.add_argument("--psi", type=float, default=1.0, help="truncation")
-    parser.add_argument("--side", type=int, default=128, help="side of each picture, pixels")
+    parser.add_argument("--side", type=at_least(1), default=128, help="side of each picture, pixels")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     generator = load_checkpoint(options.weights, "cpu").eval().requires_grad_(False)
-    seeds = range(options.seed, options.seed + options.count)
+    seed = options.seed
     if options.samples:
+        seeds = range(seed, seed + options.count)
         fronts = [views(generator, s, [0.0], options.psi, wide=False)[0] for s in seeds]
         rows = [fronts[i : i + options.columns] for i in range(0, len(fronts), options.columns)]
-        Image.fromarray(sheet(rows, options.side)).save(options.samples, quality=85)
+        write(options.samples, sheet(rows, options.side))
     if options.turntables:
         yaws = [0.0, 45.0, 90.0, 135.0, 180.0, -135.0, -90.0, -45.0]
-        rows = [views(generator, s, yaws, options.psi, wide=True) for s in list(seeds)[: options.heads]]
-        Image.fromarray(sheet(rows, options.side)).save(options.turntables, quality=85)
+        rows = [views(generator, s, yaws, options.psi, wide=True) for s in range(seed, seed + options.heads)]
+        write(options.turntables, sheet(rows, options.side))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

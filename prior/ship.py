@@ -8,21 +8,32 @@ import json
 from pathlib import Path
 
 from headlift.eg3d.checkpoint import load_checkpoint, load_discriminator, read_metadata, save_checkpoint
+from headlift.errors import DataError
+from headlift.prior.command import run_command
 
 PART = 15 * 2**20
 """Bytes of a part at most."""
 
 
 def ship(run: Path, file: Path) -> str:
-    """Write the running mean of a run's weights in half precision, with what it is; returns the file's sha256."""
+    """Write the running mean of a run's weights in half precision, with what it is; returns the file's sha256.
+
+    Raises:
+        DataError: the folder has no log of a run, or a damaged one.
+        CheckpointError: its weights are missing or damaged.
+        OutputError: the file cannot be written.
+    """
     weights = run / "ema.safetensors"
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    try:
+        log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{run} is no folder of a run of headlift.prior.train ({error}).") from error
     held_out = next((entry["held_out_image"] for entry in reversed(log) if "held_out_image" in entry), None)
     metadata = {
         "name": "headlift embedded prior",
         "licence": "Apache-2.0",
         "data": "synthetic heads of this project (MakeHuman CC0 assets, procedural hair); 2800 to 2999 held out",
-        "steps": read_metadata(weights)["step"],
+        "steps": read_metadata(weights).get("step", "unknown"),
         "held_out_psnr": f"{held_out:.2f}" if held_out is not None else "unknown",
     }
     save_checkpoint(file, load_checkpoint(weights, "cpu"), metadata, half=True)
@@ -64,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

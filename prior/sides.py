@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headlift.eg3d.training.precision import autocast
-from headlift.errors import HeadliftError
 from headlift.invert.depth_net import load_depth_net
 from headlift.invert.losses import resize
 from headlift.invert.metrics import psnr
@@ -33,6 +31,7 @@ from headlift.invert.result import Target
 from headlift.invert.side_net import CAMERAS, CHANNELS, SIDE, WIDTHS, SideNet, asked, load_side_net, mirrored
 from headlift.invert.surface import photo_surface
 from headlift.prior.budget import load_state, save_state
+from headlift.prior.command import at_least, run_command
 from headlift.prior.depth import roughen
 from headlift.prior.fit import add_flags, fingerprint, fit, save_net
 from headlift.prior.heads import HELD_OUT, Heads, read_heads, read_index
@@ -292,9 +291,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("heads", type=Path)
     add_flags(parser, "sides.safetensors", "prepared pairs", 0.4)
-    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--batch", type=at_least(1), default=12)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--procs", type=int, default=2, help="processes that prepare pairs")
+    parser.add_argument("--procs", type=at_least(1), default=2, help="processes that prepare pairs")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     samples = read_samples(arguments.heads, arguments.cache, arguments.procs)
@@ -315,7 +314,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except HeadliftError as failure:
-        sys.exit(str(failure))
+    run_command(main)
