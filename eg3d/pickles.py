@@ -85,6 +85,8 @@ class Snapshot:
     """An official file after both gates: inert values only."""
 
     root: Mapping[str, object]
+    size: int
+    """Of the file, bytes: the tensors of a network are never more."""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -116,7 +118,7 @@ def read_official(stream: io.BufferedIOBase, limits: Limits = Limits()) -> Snaps
         _refuse(f"it holds {_describe(root)} where a dictionary of networks was expected")
     if not any(isinstance(root.get(role), _Object) for role in ("G_ema", "G", "D")):
         _refuse(f"it has none of the networks G_ema, G and D, but {_names(root)}")
-    return Snapshot(root=MappingProxyType(root))
+    return Snapshot(root=MappingProxyType(root), size=len(view))
 
 
 def read_network(snapshot: Snapshot, role: Role = "G_ema", limits: Limits = Limits()) -> OfficialNetwork:
@@ -134,7 +136,8 @@ def read_network(snapshot: Snapshot, role: Role = "G_ema", limits: Limits = Limi
     if attributes.get("_init_args", ()) != ():
         raise CheckpointError(f"{role} was built with positional arguments; EG3D's are built with named ones only.")
     init_kwargs = _mapping(attributes.get("_init_kwargs"), f"{role}._init_kwargs", limits)
-    state = _state_dict(network, role, limits)
+    budget = _Budget(limits, operations=0, bytes=snapshot.size)
+    state = _state_dict(network, role, budget)
     if role == "D":
         return OfficialNetwork(role, network.name, init_kwargs, {}, None, None, state)
     rendering = attributes.get("rendering_kwargs", init_kwargs.get("rendering_kwargs"))
@@ -147,7 +150,7 @@ def read_network(snapshot: Snapshot, role: Role = "G_ema", limits: Limits = Limi
         init_kwargs=init_kwargs,
         rendering_kwargs=_mapping(rendering, f"{role}.rendering_kwargs", limits),
         neural_rendering_resolution=resolution,
-        plane_layout=_plane_layout(attributes, role),
+        plane_layout=_plane_layout(attributes, role, budget),
         state=state,
     )
 
@@ -189,13 +192,14 @@ def read_tensors(stream: io.BufferedIOBase, limits: Limits = Limits()) -> Mappin
                 "it is no zip archive; a file of torch before 1.6 has to be saved anew by a newer one"
             )
         root = _unzip(data, limits)
+        budget = _Budget(limits, operations=0, bytes=len(data))
         if isinstance(root, _Tensor | _Array):
-            return {"": _tensor(root, "the tensor")}
+            return {"": _tensor(root, "the tensor", budget)}
         if isinstance(root, list | tuple):
             root = dict(enumerate(root))
         if not isinstance(root, dict):
             raise CheckpointError(f"it holds {_describe(root)}, where tensors were expected")
-        return {str(name): _tensor(value, f"entry {str(name)[:100]!r}") for name, value in root.items()}
+        return {str(name): _tensor(value, f"entry {str(name)[:100]!r}", budget) for name, value in root.items()}
     except CheckpointError as error:
         what = (
             str(error)
@@ -263,7 +267,8 @@ class _Budget:
     bytes: int
 
     def spend_bytes(self, count: int, what: str) -> None:
-        """Numbers read out of the file can never be more than the file has; sharing must not multiply them."""
+        """Numbers read out of the file can never be more than the file has; sharing must not multiply them, neither
+        that of a storage by tensors nor that of a tensor by names."""
         self.bytes -= count
         if self.bytes < 0:
             _refuse(f"{what}: its tensors together ask for more numbers than the file holds")
@@ -368,6 +373,10 @@ class _Tensor:
     size: tuple[int, ...]
     stride: tuple[int, ...]
 
+    @property
+    def byte_count(self) -> int:
+        return math.prod(self.size) * _ITEM_SIZES[self.storage.dtype]
+
     def tensor(self) -> Shaped[Tensor, "*size"]:
         """A copy of the numbers."""
         dtype = self.storage.dtype
@@ -393,6 +402,10 @@ class _Array:
     dtype: _DType = field(default_factory=lambda: _DType("f4"))
     fortran: bool = False
     data: bytes = b""
+
+    @property
+    def byte_count(self) -> int:
+        return len(self.data)
 
     def tensor(self) -> Shaped[Tensor, "*size"]:
         """A copy of the numbers."""
@@ -879,10 +892,11 @@ def _table(attributes: dict[str, object], name: str, path: str) -> dict[str, obj
     return table
 
 
-def _state_dict(network: _Object, role: str, limits: Limits) -> dict[str, Tensor]:
+def _state_dict(network: _Object, role: str, budget: _Budget) -> dict[str, Tensor]:
     """Parameters and persistent buffers under their published names, in torch's order."""
     state: dict[str, Tensor] = {}
     seen: set[int] = set()
+    limits = budget.limits
 
     def visit(module: object, prefix: str, depth: int) -> None:
         path = f"{role}.{prefix}".rstrip(".")
@@ -901,7 +915,7 @@ def _state_dict(network: _Object, role: str, limits: Limits) -> dict[str, Tensor
                     continue
                 if prefix + name in state:
                     raise CheckpointError(f"{path}.{name} is both a parameter and a buffer.")
-                state[prefix + name] = _tensor(tensor, f"{path}.{name}")
+                state[prefix + name] = _tensor(tensor, f"{path}.{name}", budget)
         for name, child in _table(attributes, "_modules", path).items():
             if child is not None:
                 visit(child, f"{prefix}{name}.", depth + 1)
@@ -910,9 +924,11 @@ def _state_dict(network: _Object, role: str, limits: Limits) -> dict[str, Tensor
     return state
 
 
-def _tensor(value: object, path: str) -> Tensor:
+def _tensor(value: object, path: str, budget: _Budget) -> Tensor:
+    """A copy of its own for each name that a tensor has: names that shared one would be tuned together."""
     if not isinstance(value, _Tensor | _Array):
         raise CheckpointError(f"{path} is {_describe(value)}, not a tensor.")
+    budget.spend_bytes(value.byte_count, path)
     tensor = value.tensor()
     if tensor.is_floating_point():
         tensor = tensor.float()
@@ -921,7 +937,7 @@ def _tensor(value: object, path: str) -> Tensor:
     return tensor
 
 
-def _plane_layout(attributes: dict[str, object], role: str) -> PlaneLayout:
+def _plane_layout(attributes: dict[str, object], role: str, budget: _Budget) -> PlaneLayout:
     """The layout is in no state dict: it is a plain attribute of the renderer."""
     path = f"{role}.renderer"
     renderer = _attributes(_table(attributes, "_modules", role).get("renderer"), path)
@@ -930,7 +946,7 @@ def _plane_layout(attributes: dict[str, object], role: str) -> PlaneLayout:
         raise CheckpointError(f"{path}.plane_axes is {_describe(axes)}: which way its planes lie cannot be told.")
     if axes.size != (3, 3, 3):
         raise CheckpointError(f"{path}.plane_axes has shape {axes.size}, where three bases (3, 3, 3) were expected.")
-    return plane_layout_from_axes(_tensor(axes, f"{path}.plane_axes"))
+    return plane_layout_from_axes(_tensor(axes, f"{path}.plane_axes", budget))
 
 
 def _mapping(value: object, path: str, limits: Limits) -> dict[str, object]:

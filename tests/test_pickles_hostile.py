@@ -33,7 +33,7 @@ from official_files import (
     snapshot_bytes,
 )
 
-from headlift.eg3d.pickles import Limits, generator_spec, read_network, read_official
+from headlift.eg3d.pickles import Limits, generator_spec, read_network, read_official, read_tensors
 from headlift.errors import CheckpointError
 
 KWARGS: dict[str, Any] = {
@@ -313,6 +313,25 @@ def test_a_shared_storage_cannot_multiply_memory() -> None:
             state["_buffers"][f"probe{i}"] = call
 
     refused(small_file(change), "more numbers than the file holds")
+
+
+def test_a_shared_tensor_cannot_multiply_memory() -> None:
+    def change(state: dict[str, Any]) -> None:
+        storage = Call(torch.storage._load_from_bytes, storage_stream(100_000))
+        tensor = Call(torch._utils._rebuild_tensor_v2, storage, 0, (100_000,), (1,), False, OrderedDict())
+        for i in range(100):  # one tensor of 0.4 MB by the memo, a hundred names: 40 MB
+            state["_buffers"][f"probe{i}"] = tensor
+
+    refused(small_file(change), "more numbers than the file holds", megabytes=8.0)
+
+
+def test_a_shared_tensor_in_a_file_of_tensors_cannot_multiply_memory() -> None:
+    file = io.BytesIO()
+    tensor = torch.zeros(100_000)
+    torch.save({f"probe{i}": tensor for i in range(100)}, file)
+    file.seek(0)
+    with pytest.raises(CheckpointError, match="more numbers than the file holds"):
+        read_tensors(file)
 
 
 def nested(*parts: bytes) -> bytes:
