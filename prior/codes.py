@@ -25,6 +25,8 @@ BROWS = 12
 EYE_ORDER = ("brown", "brownlight", "green", "grey", "bluegreen", "deepblue", "blue", "lightblue", "ice")
 """Irises from dark to light."""
 COMBS = ("fwd", "whorl", "part", "back")
+SINCE_RECIPE_2 = ("skin tone",)
+"""Features that the heads of recipe 1 do not have: data without them has no column for them, and codes as before."""
 GROOM = ("part", "lift", "curl", "turns", "grav", "layer", "width", "mess", "kink", "fringe", "recede", "top", "side")
 
 
@@ -82,6 +84,8 @@ def features(params: Mapping[str, Any]) -> dict[str, float]:
     for name in ("neck", "v", "pat"):
         f[f"cloth {name}"] = cloth[name]
     f["lip gap"] = params["lipgap"]
+    tone = params.get("skintone")
+    f["skin tone"] = np.nan if tone is None else tone
     return f
 
 
@@ -112,9 +116,9 @@ class Density:
 
 
 def feature_table(params: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], Float[np.ndarray, "n f"]]:
-    """The features of heads as a table with the names of its columns."""
+    """The features of heads as a table with the names of its columns; of `SINCE_RECIPE_2` those that some head has."""
     rows = [features(p) for p in params]
-    names = tuple(rows[0])
+    names = tuple(n for n in rows[0] if n not in SINCE_RECIPE_2 or not all(np.isnan(row[n]) for row in rows))
     return names, np.array([[row[name] for name in names] for row in rows], np.float64)
 
 

@@ -90,6 +90,8 @@ HANDLES = (
     Handle("eye_size", ("eyes/eye-scale-decr|incr",), "larger eyes"),
     Handle("ears", ("ears/ear-wing-decr|incr",), "ears further out"),
 )
+SKIN_TONE = Handle("skin_dark", ("skin tone",), "darker skin", "0 the lightest to 1 the darkest")
+"""Instead of the handle of that name, for heads that have a tone of their own (recipe 2)."""
 STILL = ("african", "asian")
 """Features that are held still as well, and get no handle."""
 SPREADS = 4
@@ -105,6 +107,12 @@ class Fit:
     directions: Directions
     explained: float
     """Share of the variance of w that the attributes explain linearly."""
+
+
+def handles_for(params: Mapping[int, Mapping[str, Any]]) -> tuple[Handle, ...]:
+    """`HANDLES`, with the tone of the skin itself where the heads have one."""
+    toned = any(p.get("skintone") is not None for p in params.values())
+    return tuple(SKIN_TONE if toned and handle.name == SKIN_TONE.name else handle for handle in HANDLES)
 
 
 def fit_handles(
@@ -283,7 +291,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     generator, sha256 = load_generator(options.weights)
-    fit = fit_handles(HANDLES, read_index(options.heads).params, generator, sha256, not options.plain)
+    params = read_index(options.heads).params
+    fit = fit_handles(handles_for(params), params, generator, sha256, not options.plain)
     save_directions(options.out, fit.directions)
     print(report(fit.directions))
     own = fit.directions.entanglement.diagonal()

@@ -18,11 +18,13 @@ from headlift.eg3d.spec import BackboneSpec, DecoderSpec, GeneratorSpec, Mapping
 from headlift.errors import CheckpointError, DataError
 from headlift.prior.codes import feature_table, fit_density
 from headlift.prior.handles import (
+    HANDLES,
     Handle,
     amount,
     codes_of,
     correlation,
     fit_handles,
+    handles_for,
     raw_values,
     ridge,
     strip,
@@ -182,6 +184,20 @@ def test_values_are_sums_of_features(params: dict[int, dict[str, Any]]) -> None:
     found = raw_values(handles, names, table)
     assert found[7, 0] == pytest.approx(params[7]["age"] + params[7]["gender"])
     assert found[7, 1] == params[7]["age"]
+
+
+def test_skin_has_a_tone_of_its_own_where_the_heads_have_one(params: dict[int, dict[str, Any]]) -> None:
+    old = {number: params[number] for number in range(4)}
+    names, table = feature_table([*old.values()])
+    assert "skin tone" not in names
+    mixed = old | {4: {**params[4], "skintone": 0.25}, 5: {**params[5], "skintone": None}}
+    more, wider = feature_table([*mixed.values()])
+    assert more == (*names, "skin tone")
+    np.testing.assert_array_equal(wider[:4, :-1], table)
+    np.testing.assert_array_equal(wider[:, -1], [np.nan] * 4 + [0.25, np.nan])
+    for heads, feature in ((old, "skin african"), (mixed, "skin tone")):
+        assert [h.features for h in handles_for(heads) if h.name == "skin_dark"] == [(feature,)]
+        assert [h.name for h in handles_for(heads)] == [h.name for h in HANDLES]
 
 
 def test_the_table_of_effects_names_what_should_move() -> None:
