@@ -16,6 +16,10 @@ from headlift.errors import ConfigError
 Perceptual = Literal["builtin", "lpips"]
 Preset = Literal["fast", "standard", "thorough"]
 Method = Literal["best", "w", "w+", "pti", "pose", "spi", "hfgi3d", "in-n-out", "multi"]
+Frame = Literal["ffhq", "embedded"]
+"""Whose heads look straight ahead."""
+FRAME = "frame"
+"""The entry in the metadata of a weights file that says it."""
 NONE = "none"
 """What stands in tables of settings for no value."""
 
@@ -27,15 +31,16 @@ class PoseConfig:
     face: int | None = None
     """Which face to take, counted from 1, largest first; without it the largest."""
     force: bool = False
-    """Go on although the face is turned too far or the verdict is poor."""
+    """Go on although the face is turned too far to the side."""
     crop_size: int = 512
     """Side of the crop in pixels."""
     min_face: int = 40
     """Smallest face that is worth a try, side of its box in photo pixels."""
     max_yaw: float = 75.0
     """Largest turn of the head to the side, degrees; beyond it half of the face is guesswork."""
-    frame: Literal["ffhq", "embedded"] = "ffhq"
-    """Whose heads look straight ahead: FFHQ's labels (official weights), or the embedded prior's, 3.7 degrees apart."""
+    frame: Literal["auto", "ffhq", "embedded"] = "auto"
+    """Whose heads look straight ahead: FFHQ's labels (official weights), or the embedded prior's, 3.7 degrees apart;
+    `auto` is what the weights say of themselves, or FFHQ's where there are none or they say nothing."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
         PhotoError: the file is missing, a folder, empty, damaged, no picture, tiny or over 200 megapixels.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     _check_file(path)
     _enable_heic()
@@ -33,14 +34,23 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "h w 3"]:
             _check_size(path, opened.size)
             opened.seek(0)
             opened.load()
-            upright = ImageOps.exif_transpose(opened)
-            return np.asarray(_to_srgb(upright))
+            return np.asarray(_to_srgb(_upright(opened)))
     except UnidentifiedImageError:
         raise PhotoError(_unreadable(path)) from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         raise PhotoError(
             f"{path}: the picture is damaged or incomplete ({error}). Save or download it again."
         ) from None
+
+
+def _upright(image: Image) -> Image:
+    """Turned as its EXIF says; damaged EXIF counts as none, as in browsers."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except (struct.error, KeyError, TypeError, ValueError, SyntaxError):
+        return image
 
 
 def _check_file(path: Path) -> None:

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from headlift.config import Frame
+
 
 @dataclass(frozen=True)
 class Camera:
@@ -157,6 +159,8 @@ class Crop:
     verdict: Verdict
     model_points: Float[np.ndarray, "468 3"] | None = None
     """The fitted head model's points, world units: what `camera` projects to the face's landmarks in the crop."""
+    frame: Frame | None = None
+    """Whose heads look straight ahead where this camera's angles are 0, if it was estimated."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Literal
 
 import torch
 
+from headlift.config import FRAME, Frame
 from headlift.eg3d.checkpoint import (
     GENERATOR,
     load_checkpoint,
@@ -152,9 +153,19 @@ def load_generator(name_or_path: str, device: torch.device | str = "cpu") -> tup
     return generator.requires_grad_(False), file_sha256(path)
 
 
-def looks_ahead(name: str, otherwise: Literal["ffhq", "embedded"]) -> Literal["ffhq", "embedded"]:
-    """What a generator takes for straight ahead: the embedded prior has the synthetic heads' idea of it."""
-    return "embedded" if name == EMBEDDED else otherwise
+def looks_ahead(name_or_path: str, asked: Literal["auto", "ffhq", "embedded"] = "auto") -> Frame:
+    """What a generator takes for straight ahead: what was `asked` for, or what its file says (`FRAME`).
+
+    The embedded prior, and what is trained as it was, has the synthetic heads' idea of it.
+
+    Raises:
+        WeightsError, CheckpointError: as `load_generator`.
+    """
+    if asked != "auto":
+        return asked
+    if name_or_path == EMBEDDED:
+        return "embedded"
+    return "embedded" if read_metadata(find_generator(name_or_path)).get(FRAME) == "embedded" else "ffhq"
 
 
 def find_generator(name_or_path: str) -> Path:

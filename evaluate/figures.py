@@ -10,14 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from headlift.config import LatentConfig
+from headlift.config import Frame, LatentConfig
 from headlift.eg3d.camera import orbit, rotation_angle
 from headlift.errors import WeightsError
 from headlift.evaluate.metrics import ALPHA_SIDE, SOLID, depth_error, pair, score
@@ -57,12 +56,12 @@ class Judges:
     """LPIPS (Alex), where its weights are."""
     recognise: Recogniser | None
     """Identity, where its weights are."""
-    frame: Literal["ffhq", "embedded"]
+    frame: Frame
     """Whose heads look straight ahead (`PoseConfig.frame`)."""
 
 
 @cache
-def find_judges(frame: Literal["ffhq", "embedded"]) -> Judges:
+def find_judges(frame: Frame) -> Judges:
     """Those that are on this machine."""
     try:
         lpips: Distance | None = load_lpips("alex", backbone_folders())

@@ -232,7 +232,7 @@ def labelled_crop(path: Path, pixels: UInt8[np.ndarray, "_ _ 3"], label: Sequenc
 
     Raises:
         DataError: it is not square.
-        FaceError: no face is found.
+        FaceError: no face is found, or it cannot be told from the background.
     """
     side = pixels.shape[0]
     if pixels.shape[1] != side:
@@ -240,7 +240,10 @@ def labelled_crop(path: Path, pixels: UInt8[np.ndarray, "_ _ 3"], label: Sequenc
     faces = find_faces(pixels)
     if not faces:
         raise FaceError(f"{path.name}: no face is found in the crop.")
-    mask = torch.from_numpy(head_mask(pixels, faces[0].landmarks[:468, :2] / side)).float()[None, None]
+    try:
+        mask = torch.from_numpy(head_mask(pixels, faces[0].landmarks[:468, :2] / side)).float()[None, None]
+    except FaceError as error:
+        raise FaceError(f"{path.name}: {error}") from None
     camera = Camera.from_label(torch.tensor([list(label)], dtype=torch.float32))
     if pose.frame == "embedded":
         brought = from_ffhq(camera.cam2world[0].double().numpy())

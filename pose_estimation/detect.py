@@ -55,10 +55,11 @@ def find_boxes(photo: UInt8[np.ndarray, "h w 3"]) -> list[Found]:
 
 def _mtcnn_boxes(photo: UInt8[np.ndarray, "h w 3"], shrink: float) -> list[Found]:
     height, width = photo.shape[:2]
-    if min(height, width) * shrink < 12:  # the network's own window
+    smallest = SMALLEST_FACE if shrink == 1 else 20
+    if min(height, width) * shrink < smallest:  # no scale at which the network could look
         return []
     small = resize(photo, (round(width * shrink), round(height * shrink))) if shrink < 1 else photo
-    found, scores = facenet.mtcnn(SMALLEST_FACE if shrink == 1 else 20).detect(np.ascontiguousarray(small))
+    found, scores = facenet.mtcnn(smallest).detect(np.ascontiguousarray(small))
     if found is None:
         return []
     ratio = np.array([width / small.shape[1], height / small.shape[0]] * 2)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from headlift.config import PoseConfig
+from headlift.config import Frame, PoseConfig
 from headlift.eg3d.camera import orbit
 from headlift.errors import FaceError
 from headlift.pose_estimation.crop import cut, to_tensor
@@ -30,18 +29,21 @@ _MOST_FACES = 20
 def estimate(photo: UInt8[np.ndarray, "h w 3"], config: PoseConfig | None = None) -> Crop:
     """Find the face in an upright sRGB photo, and the crop and camera that EG3D would know it by.
 
-    With several faces the largest is taken, or the one `config.face` names; the verdict's finding "faces" says how many
-    there were. The camera's angles are those of the head: the photo's tilt is taken up by the crop's similarity.
+    With several faces the largest is taken of those whose features can be made out, or the one `config.face` names; the
+    verdict's finding "faces" says how many there were, and which one was taken. The camera's angles are those of the
+    head: the photo's tilt is taken up by the crop's similarity. A frame of `auto` is FFHQ's here.
 
     Raises:
         FaceError: there is no face, or not the one asked for; it is too small; it is turned further than
-            `config.max_yaw` (unless `config.force`).
+            `config.max_yaw` (unless `config.force`); the person cannot be told from the background.
     """
     config = config or PoseConfig()
+    frame: Frame = "embedded" if config.frame == "embedded" else "ffhq"
     boxes = find_boxes(photo)
-    found, (points, keys) = _choose(photo, boxes, config)
+    number, (points, keys) = _choose(photo, boxes, config)
+    found = boxes[number - 1]
     face = Face(box=found.box, score=found.score, landmarks=points)
-    fitted = locate(photo, points, keys, config.frame)
+    fitted = locate(photo, points, keys, frame)
     turned = math.degrees(abs(fitted.yaw))
     if turned > config.max_yaw and not config.force:
         raise FaceError(
@@ -58,8 +60,9 @@ def estimate(photo: UInt8[np.ndarray, "h w 3"], config: PoseConfig | None = None
         face=face,
         residual=fitted.residual,
         covariance=fitted.covariance[:2, :2],
-        verdict=judge(photo, face, fitted, len(boxes), config),
+        verdict=judge(photo, face, fitted, len(boxes), number, config),
         model_points=fitted.points,
+        frame=frame,
     )
 
 
@@ -77,7 +80,7 @@ def locate(
     photo: UInt8[np.ndarray, "h w 3"],
     points: Float[np.ndarray, "478 3"],
     keys: Float[np.ndarray, "8 2"] | None,
-    frame: Literal["ffhq", "embedded"],
+    frame: Frame,
 ) -> Fit:
     """Camera, crop and shape from the mesh and the detector's key points, both in photo pixels, in the given frame."""
     model = load_head_model()
@@ -87,8 +90,8 @@ def locate(
 
 def _choose(
     photo: UInt8[np.ndarray, "h w 3"], boxes: list[Found], config: PoseConfig
-) -> tuple[Found, tuple[Float[np.ndarray, "478 3"], Float[np.ndarray, "8 2"] | None]]:
-    """The face that was asked for, with its points."""
+) -> tuple[int, tuple[Float[np.ndarray, "478 3"], Float[np.ndarray, "8 2"] | None]]:
+    """The face that was asked for, counted from 1, with its points."""
     height, width = photo.shape[:2]
     if not boxes:
         raise FaceError(
@@ -101,19 +104,20 @@ def _choose(
             f"Face {config.face} was asked for, but the photo shows {number}. Give --face a number from 1 to "
             f"{len(boxes)}, 1 being the largest."
         )
-    asked = boxes[:_MOST_FACES] if config.face is None else [boxes[config.face - 1]]
-    largest = face_side(asked[0].box)
+    asked = range(min(len(boxes), _MOST_FACES)) if config.face is None else [config.face - 1]
+    largest = face_side(boxes[asked[0]].box)
     if largest < config.min_face:
         raise FaceError(
             f"The face is too small: {largest:.0f} pixels across, at least {config.min_face} are needed. "
             "Use a larger version of the photo, or one taken from nearer."
         )
-    for found in asked:
+    for index in asked:
+        found = boxes[index]
         if face_side(found.box) < config.min_face:
             break
         marks = find_landmarks(photo, found.box, found.turn)
         if marks is not None:
-            return found, marks
+            return index + 1, marks
     raise FaceError(
         f"There seems to be a face of {largest:.0f} pixels, but its features cannot be made out: it is turned too far "
         "away, covered, blurred or dark. Try a photo in which eyes, nose and mouth can be seen."

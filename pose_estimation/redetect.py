@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from headlift.config import Frame
 from headlift.pose_estimation import mediapipe_models
 from headlift.pose_estimation.detect import find_boxes
 from headlift.pose_estimation.estimate import locate
@@ -29,7 +29,7 @@ class Seen:
     """Of the camera that took the picture, radians, as `eg3d.camera.orbit` takes them."""
 
 
-def see(image: UInt8[np.ndarray, "h w 3"], frame: Literal["ffhq", "embedded"] = "embedded") -> Seen | None:
+def see(image: UInt8[np.ndarray, "h w 3"], frame: Frame = "embedded") -> Seen | None:
     """Find the face in a square picture of a head, and from it alone the camera; None where there is none.
 
     `frame` as in `PoseConfig`. Errors on the synthetic heads: `benchmarks/pose.py` prints them.
@@ -48,9 +48,7 @@ def see(image: UInt8[np.ndarray, "h w 3"], frame: Literal["ffhq", "embedded"] = 
     return Seen(found[0][:POINTS, :2] / shown.shape[0], fitted.yaw, fitted.pitch)
 
 
-def redetect(
-    image: UInt8[np.ndarray, "h w 3"], frame: Literal["ffhq", "embedded"] = "embedded"
-) -> tuple[float, float] | None:
+def redetect(image: UInt8[np.ndarray, "h w 3"], frame: Frame = "embedded") -> tuple[float, float] | None:
     """(yaw, pitch) of `see`, radians; None where no face is found."""
     face = see(image, frame)
     return None if face is None else (face.yaw, face.pitch)

@@ -33,18 +33,20 @@ MOST_FLAT = 0.5
 """Share of the face's pixels equal to their neighbour: 0.01 to 0.08 in photos, 0.9 in a drawing."""
 
 
-def judge(photo: UInt8[np.ndarray, "h w 3"], face: Face, fitted: Fit, faces: int, config: PoseConfig) -> Verdict:
-    """The verdict on a fitted face. `faces` is the number found in the photo (a notice, never a doubt)."""
+def judge(
+    photo: UInt8[np.ndarray, "h w 3"], face: Face, fitted: Fit, faces: int, taken: int, config: PoseConfig
+) -> Verdict:
+    """The verdict on a fitted face: number `taken`, counted from the largest, of so many `faces` (never a doubt)."""
     side = 1.0 / fitted.similarity.scale
     sharp = _face_sharpness(photo, face, fitted.similarity)
     flat = _flatness(photo, face)
     beyond = cut_off((photo.shape[0], photo.shape[1]), fitted.similarity)
     turn, pitch = math.degrees(abs(fitted.yaw)), math.degrees(abs(fitted.pitch))
     widest = min(WIDEST_TURN, config.max_yaw)
-    several = f"{faces} faces in the photo; --face N chooses another (1 is the largest)" if faces > 1 else "one face"
+    several = f"{faces} faces in the photo; number {taken} is taken (1 is the largest), --face N chooses another"
     return Verdict(
         (
-            Finding("faces", float(faces), 1.0, True, several),
+            Finding("faces", float(faces), 1.0, True, several if faces > 1 else "one face"),
             _at_least("size", side, SMALLEST_CROP, f"the crop spans {side:.0f} pixels of the photo"),
             _at_least("sharpness", sharp, LEAST_SHARPNESS, f"sharpness of the face {sharp:.2f}"),
             _at_most("cut off", beyond, MOST_CUT_OFF, f"{100 * beyond:.0f} % of the head is beyond the photo's edge"),

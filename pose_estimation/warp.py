@@ -49,12 +49,29 @@ def warp(
         ratio = np.array([image.shape[1] / small[0], image.shape[0] / small[1]])
         image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
         matrix = np.concatenate([matrix[:, :2] * ratio, matrix[:, 2:]], axis=1)
+    if max(image.shape[:2]) > _LARGEST:
+        image, matrix = _around(image, matrix, size)
     # continuous pixels -> OpenCV's, whose pixel i has its centre at i
     shifted = matrix.copy()
     shifted[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
     modes = {"reflect": cv2.BORDER_REFLECT_101, "constant": cv2.BORDER_CONSTANT, "edge": cv2.BORDER_REPLICATE}
     flags = cv2.INTER_CUBIC if image.dtype == np.uint8 else cv2.INTER_LINEAR
     return cv2.warpAffine(image, shifted, size, flags=flags, borderMode=modes[border])
+
+
+_LARGEST = 30_000
+"""Longest side of a picture that OpenCV's warp takes whole, pixels (it counts them in 16 bits)."""
+
+
+def _around(
+    image: Shaped[np.ndarray, "h w *c"], matrix: Float[np.ndarray, "2 3"], size: tuple[int, int]
+) -> tuple[Shaped[np.ndarray, "_ _ *c"], Float[np.ndarray, "2 3"]]:
+    """The part of a very large picture around what `matrix` brings into a result of `size` (w, h), and its matrix."""
+    middle = np.linalg.solve(matrix[:, :2], np.array(size) / 2 - matrix[:, 2])
+    room = np.maximum(np.array(image.shape[1::-1]) - _LARGEST, 0)
+    first = np.clip(middle - _LARGEST / 2, 0, room).astype(int)
+    part = image[first[1] : first[1] + _LARGEST, first[0] : first[0] + _LARGEST]
+    return part, np.concatenate([matrix[:, :2], (matrix[:, 2] + matrix[:, :2] @ first)[:, None]], axis=1)
 
 
 def resize(image: Shaped[np.ndarray, "h w *c"], size: tuple[int, int]) -> Shaped[np.ndarray, "H W *c"]:

@@ -92,6 +92,11 @@ def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
     assert_picture(read_photo(tmp_path / "e.png"))
 
 
+def test_damaged_exif_counts_as_none(tmp_path: Path) -> None:
+    picture().save(tmp_path / "cut.png", exif=b"Exif\0\0II*\0")
+    assert_picture(read_photo(tmp_path / "cut.png"))
+
+
 def test_heic(tmp_path: Path) -> None:
     import pillow_heif
 

@@ -148,3 +148,12 @@ def test_warp_keeps_floats_in_their_range() -> None:
     step[:, 32:] = 1
     turned = warp(step, similarity(0.4, 1.3, np.array([32.0, 32.0]), np.array([32.0, 32.0])), (64, 64))
     assert 0 <= turned.min() <= turned.max() <= 1
+
+
+def test_a_picture_too_wide_for_opencv_is_warped_around_what_is_seen() -> None:
+    wide = np.zeros((40, 66_000, 3), dtype=np.uint8)
+    wide[10:30, 50_000:50_040] = 200
+    matrix = similarity(0.0, 1.0, np.array([50_020.0, 20.0]), np.array([32.0, 32.0]))
+    seen = warp(wide, matrix, (64, 64), border="constant")
+    np.testing.assert_array_equal(seen[22:42, 12:52], 200)
+    assert int((seen > 0).sum()) == 20 * 40 * 3

@@ -6,6 +6,7 @@ import functools
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ from skimage import data
 from headlift.config import PoseConfig
 from headlift.eg3d.camera import project, rotation_angle, yaw_pitch
 from headlift.errors import FaceError
+from headlift.pose_estimation import estimate as story
+from headlift.pose_estimation import mediapipe_models
 from headlift.pose_estimation.crop import cut, to_uint8
+from headlift.pose_estimation.detect import find_boxes
 from headlift.pose_estimation.estimate import estimate, find_faces
 from headlift.pose_estimation.redetect import redetect
 from headlift.pose_estimation.warp import blur, resize, similarity, warp
@@ -163,6 +167,31 @@ def test_mask_holds_the_head_and_not_the_background() -> None:
     assert mask[:20, :20].mean() < 0.2  # the flag and the shuttle behind her
     soft = (mask > 0.05) & (mask < 0.95)
     assert 0.001 < soft.mean() < 0.15
+
+
+def test_a_person_who_cannot_be_told_from_the_background_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = mediapipe_models.person_mask(resize(astronaut(), (256, 256)))
+    monkeypatch.setattr(mediapipe_models, "person_mask", lambda crop: found * 0)
+    with pytest.raises(FaceError, match=r"cannot be told from the background: 0 % .* contrast"):
+        estimate(astronaut(), PoseConfig(crop_size=64))
+
+
+def test_of_a_face_that_cannot_be_made_out_and_another_the_other_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    (box,) = find_boxes(astronaut())
+    left, top, right, bottom = box.box
+    larger = replace(box, box=(left - 150, top, right, bottom + 100))
+    monkeypatch.setattr(story, "find_boxes", lambda photo: [larger, box])
+    look = story.find_landmarks
+    monkeypatch.setattr(
+        story, "find_landmarks", lambda photo, place, turn: None if place == larger.box else look(photo, place, turn)
+    )
+    crop = estimate(astronaut(), PoseConfig(crop_size=64))
+    assert crop.face.box == box.box
+    assert "2 faces in the photo; number 2 is taken" in crop.verdict.findings[0].message
+
+
+def test_thin_panoramas_have_no_face() -> None:
+    assert find_boxes(np.full((130, 9000, 3), 90, dtype=np.uint8)) == []
 
 
 def test_no_face() -> None:

@@ -18,6 +18,7 @@ from official_files import official_file
 from small_networks import SPEC, picture, random_discriminator, random_generator
 
 from headlift import weights
+from headlift.config import FRAME
 from headlift.eg3d.checkpoint import load_checkpoint, load_discriminator, read_metadata, save_checkpoint
 from headlift.errors import CheckpointError, OutputError, WeightsError
 from headlift.weights import (
@@ -28,6 +29,7 @@ from headlift.weights import (
     import_official,
     list_weights,
     load_generator,
+    looks_ahead,
     verify,
 )
 
@@ -289,3 +291,12 @@ def test_the_command_line_refuses_a_hostile_file_in_one_line(tmp_path: Path) -> 
     assert done.stdout == ""
     assert not mark.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["evil.pkl"]
+
+
+def test_a_file_says_what_it_takes_for_straight_ahead(tmp_path: Path) -> None:
+    for name, metadata in (("ours", {FRAME: "embedded"}), ("silent", {})):
+        save_checkpoint(tmp_path / f"{name}.safetensors", random_generator(), metadata)
+    ours, silent = (str(tmp_path / f"{name}.safetensors") for name in ("ours", "silent"))
+    assert [looks_ahead(name) for name in (EMBEDDED, ours, silent)] == ["embedded", "embedded", "ffhq"]
+    assert looks_ahead(EMBEDDED, "ffhq") == "ffhq"
+    assert looks_ahead(silent, "embedded") == "embedded"
