@@ -437,6 +437,7 @@ def stop_on_interrupt(notice: Callable[[str], None]) -> Iterator[Callable[[], bo
 
 
 def run_reconstruct(verb: Reconstruct) -> int:
+    from headlift.evaluate.cost import peak_memory
     from headlift.progress import StepProgress
     from headlift.run_folder import reconstruct_into
 
@@ -471,7 +472,7 @@ def run_reconstruct(verb: Reconstruct) -> int:
 
 
 def run_pose(verb: Pose) -> int:
-    from headlift.poses import pose_folder, pose_photo
+    from headlift.poses import overlay_folder, pose_folder, pose_photo
 
     out = verb.out or Path("out") / f"{verb.photo.stem}-pose"
     notice = ignore if verb.quiet else warn
@@ -479,6 +480,7 @@ def run_pose(verb: Pose) -> int:
         done, failed = pose_folder(verb.photo, out, verb.settings, verb.overwrite, notice, warn)
         if not verb.quiet:
             show(f"{done} photos done, {failed} failed; the cameras are in {out / 'dataset.json'}.")
+            show(f"Overlays are in {overlay_folder(out)}.")
         return 0 if done else 2
     crop = pose_photo(verb.photo, out, verb.settings, verb.overwrite)
     if not verb.quiet:
@@ -768,14 +770,6 @@ def run_doctor(verb: Doctor) -> int:
         if not check.ok:
             show(f"{check.name}: {check.remedy}")
     return 0 if healthy(checks) else 1
-
-
-def peak_memory() -> float:
-    """Largest resident memory of this process so far, GiB."""
-    import resource
-
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30
 
 
 _RUNS: dict[type, Callable[[Any], int]] = {

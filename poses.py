@@ -47,7 +47,9 @@ def pose_folder(
 ) -> tuple[int, int]:
     """Crop every photo of a folder and write `dataset.json` with their labels, as EG3D's dataset tools expect.
 
-    A photo that fails is left out with a complaint. Returns how many were done and how many failed.
+    Overlays go to a folder beside `out`, as these tools take every picture in it for data. `dataset.json` is written
+    anew after each photo: it holds the labels of all crops that are there, wherever this ends. A photo that fails is
+    left out with a complaint. Returns how many were done and how many failed.
 
     Raises:
         PhotoError: there are no photos in the folder.
@@ -58,7 +60,9 @@ def pose_folder(
         raise OutputError(f"{out} holds the photos themselves, which their crops would replace. Give another --out.")
     stems = [photo.stem for photo in photos]
     names = [f"{photo.stem if stems.index(photo.stem) == i else photo.name}.png" for i, photo in enumerate(photos)]
-    refuse_existing([out / name for name in ("dataset.json", *names)], overwrite)
+    overlays = overlay_folder(out)
+    written = [out / "dataset.json", *(folder / name for folder in (out, overlays) for name in names)]
+    refuse_existing(written, overwrite)
     labels: list[tuple[str, list[float]]] = []
     for photo, name in zip(photos, names, strict=True):
         try:
@@ -70,11 +74,17 @@ def pose_folder(
             complain(f"left out: {error}" if str(photo) in str(error) else f"left out {photo.name}: {error}")
             continue
         write_png(out / name, to_uint8(crop.image))
-        write_png(out / "overlay" / name, shrink(pose_overlay(pixels, crop), OVERLAY_SIDE))
+        write_png(overlays / name, shrink(pose_overlay(pixels, crop), OVERLAY_SIDE))
         labels.append((name, label_of(crop)))
+        write_text(out / "dataset.json", json.dumps({"labels": labels}))
         notice(f"{photo.name}: {pose_line(crop)}")
-    write_text(out / "dataset.json", json.dumps({"labels": labels}))
     return len(labels), len(photos) - len(labels)
+
+
+def overlay_folder(out: Path) -> Path:
+    """Where the overlays of a folder of crops lie."""
+    whole = out.resolve()
+    return whole.parent / f"{whole.name}-overlay"
 
 
 def photos_in(folder: Path) -> list[Path]:
@@ -101,6 +111,7 @@ def camera_json(crop: Crop) -> str:
     yaw, pitch = (math.degrees(float(angle)) for angle in yaw_pitch(crop.camera))
     record = {
         "label": label_of(crop),
+        "frame": crop.frame,
         "yaw_degrees": yaw,
         "pitch_degrees": pitch,
         "roll_degrees": math.degrees(crop.similarity.roll),

@@ -15,6 +15,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from headlift import cli
+from headlift.config import PoseConfig
+from headlift.poses import pose_folder
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 2) -> str:
@@ -293,6 +295,9 @@ def test_pose_of_a_folder_is_a_dataset(photo: Path, tmp_path: Path, capsys: pyte
     labels = json.loads((tmp_path / "set" / "dataset.json").read_text())["labels"]
     assert [name for name, _ in labels] == ["a.png"]
     assert len(labels[0][1]) == 25
+    # Every picture of the dataset has a label, as EG3D's tools want it.
+    assert sorted(path.name for path in (tmp_path / "set").rglob("*")) == ["a.png", "dataset.json"]
+    assert (tmp_path / "set-overlay" / "a.png").is_file()
     # Photos are never replaced by their crops, and failures are told in any case.
     before = (folder / "a.png").read_bytes()
     assert "Give another --out" in fails(capsys, "pose", folder, "--out", folder, "--overwrite")
@@ -301,6 +306,22 @@ def test_pose_of_a_folder_is_a_dataset(photo: Path, tmp_path: Path, capsys: pyte
     assert "already there" in fails(capsys, "pose", folder, "--out", tmp_path / "set")
     assert cli.run(["pose", str(folder), "--out", str(tmp_path / "more"), "--quiet"]) == 0
     assert "broken.jpg" in capsys.readouterr().err
+
+
+def test_what_a_folder_has_given_is_kept_when_it_is_stopped(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "set"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(astronaut()).save(folder / name)
+
+    def notice(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pose_folder(folder, out, PoseConfig(crop_size=64), False, notice, notice)
+    assert [name for name, _ in json.loads((out / "dataset.json").read_text())["labels"]] == ["a.png"]
 
 
 def test_a_drawing_goes_through_or_is_refused_clearly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
