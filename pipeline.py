@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from headlift.config import ReconstructConfig
+from headlift.config import Frame, ReconstructConfig
 from headlift.device import find_device
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.errors import FaceError
@@ -61,7 +60,7 @@ def reconstruct(
     config: ReconstructConfig,
     on_step: Callable[[Step], None] = lambda step: None,
     should_stop: Callable[[], bool] = lambda: False,
-    on_crop: Callable[[Crop], None] = lambda crop: None,
+    on_crops: Callable[[Sequence[Crop]], None] = lambda crops: None,
     resume: InversionState | None = None,
     on_state: Callable[[InversionState], None] | None = None,
     more: Sequence[Path | UInt8[np.ndarray, "_ _ 3"]] = (),
@@ -72,7 +71,8 @@ def reconstruct(
         photo: a picture file, or upright sRGB pixels.
         on_step: is told of each step of the optimisation.
         should_stop: is asked before each step; once true, the inversion ends and keeps what it has.
-        on_crop: is shown crop, camera and verdict before minutes are spent; it may raise to call the run off.
+        on_crops: is shown crop, camera and verdict of each photo before minutes are spent; it may raise to call the
+            run off.
         resume: where an earlier, interrupted run of the same photo and settings stood.
         on_state: is handed such a state now and then, for safekeeping.
         more: further photos of the same person, for methods that take several.
@@ -87,7 +87,7 @@ def reconstruct(
     frame = frame_of(config)
     crop = estimate(pixels, replace(config.pose, frame=frame))
     crops = (crop, *(further_crop(number, other, config) for number, other in enumerate(more, 2)))
-    on_crop(crop)
+    on_crops(crops)
     clock.lap("pose")
     generator, base_sha256 = load_generator(config.weights, device)
     clock.lap("weights")
@@ -117,7 +117,7 @@ def further_crop(number: int, photo: Path | UInt8[np.ndarray, "h w 3"], config: 
         raise FaceError(f"photo {number}: {error}") from None
 
 
-def frame_of(config: ReconstructConfig) -> Literal["ffhq", "embedded"]:
+def frame_of(config: ReconstructConfig) -> Frame:
     """What the generator takes for straight ahead."""
     return looks_ahead(config.weights, config.pose.frame)
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from headlift.outputs import check_formats, results, write_crop, write_results
 from headlift.photo import read_photo
 from headlift.pipeline import Reconstruction, reconstruct
 from headlift.values import Crop, Step
+from headlift.weights import file_sha256, find_generator
 
 CONFIG = "config.toml"
 STATE = "resume.safetensors"
@@ -46,20 +47,21 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run, and what identifies that run: the photo's bytes and the settings."""
+    """The folder of one run, and what identifies that run: the bytes of photo and weights, and the settings."""
 
     path: Path
     photo: Path
     photo_sha256: str
+    weights_sha256: str
     config: ReconstructConfig
 
     @classmethod
     def of(cls, path: Path, photo: Path, config: ReconstructConfig, more: Sequence[Path] = ()) -> RunFolder:
-        """The folder for photos that have already been found readable."""
+        """The folder for photos that have already been found readable. Raises WeightsError without the weights."""
         digest = hashlib.sha256()
         for one in (photo, *more):
             digest.update(one.read_bytes())
-        return cls(path, photo, digest.hexdigest(), config)
+        return cls(path, photo, digest.hexdigest(), file_sha256(find_generator(config.weights)), config)
 
     def status(self) -> Status:
         """What is there now.
@@ -81,12 +83,16 @@ class RunFolder:
             return Status.OTHER
         run = known.pop("run", {})
         try:
-            same = from_table(known) == self.config  # fields that an older version did not write have their defaults
+            before = from_table(known)  # fields that an older version did not write have their defaults
         except ConfigError:
             return Status.OTHER
-        if run.get("photo_sha256") != self.photo_sha256 or not same:
+        if run.get("photo_sha256") != self.photo_sha256 or run.get("weights_sha256") != self.weights_sha256:
             return Status.OTHER
-        return Status.DONE if run.get("finished") else Status.INTERRUPTED
+        if run.get("finished"):
+            return Status.DONE if before == self.config else Status.OTHER
+        # What is made of the head once it is there does not matter to where the inversion stands.
+        made = replace(before, mesh=self.config.mesh, mesh_formats=self.config.mesh_formats, video=self.config.video)
+        return Status.INTERRUPTED if made == self.config else Status.OTHER
 
     def check(self, overwrite: bool) -> Status:
         """How the run would start: NEW, INTERRUPTED (resume) or DONE (nothing to do). Writes nothing.
@@ -97,7 +103,7 @@ class RunFolder:
         status = self.status()
         if status is Status.OTHER and not overwrite:
             raise OutputError(
-                f"{self.path} already holds results of another photo or other settings. "
+                f"{self.path} already holds results of another photo, other weights or other settings. "
                 "Give another --out, or --overwrite to replace them."
             )
         return Status.NEW if overwrite else status
@@ -127,6 +133,7 @@ class RunFolder:
         table["run"] = {
             "photo": self.photo.name,
             "photo_sha256": self.photo_sha256,
+            "weights_sha256": self.weights_sha256,
             "headlift": __version__,
             "finished": finished,
         }
@@ -186,14 +193,16 @@ def reconstruct_into(
         notice(f"going on from step {resume.step} of stage {resume.stage!r}")
     log = run.log()
 
-    def begin(crop: Crop) -> None:
+    def begin(crops: Sequence[Crop]) -> None:
         run.begin(status)
-        for finding in crop.verdict.findings:
-            if not finding.ok:
-                notice(f"warning: {finding.message}")
-            elif finding.name == "faces" and finding.value > 1:
-                notice(finding.message)
-        write_crop(out, pixels, crop)
+        for number, crop in enumerate(crops, 1):
+            of = f"photo {number}: " if number > 1 else ""
+            for finding in crop.verdict.findings:
+                if not finding.ok:
+                    notice(f"warning: {of}{finding.message}")
+                elif finding.name == "faces" and finding.value > 1:
+                    notice(of + finding.message)
+        write_crop(out, pixels, crops[0])
 
     def step(event: Step) -> None:
         log({"stage": event.stage, "step": event.index, "of": event.total, **event.losses})

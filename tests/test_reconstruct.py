@@ -138,6 +138,20 @@ def test_another_run_takes_all_of_the_last_one_away(photo: Path, tmp_path: Path)
     assert names(tmp_path) == {"config.toml", "notes.txt", "crop.png", "pose.png"}
 
 
+def test_what_an_inversion_was_interrupted_at_does_not_hang_on_meshes_but_on_weights(
+    photo: Path, tmp_path: Path
+) -> None:
+    config = cli.tyro.cli(cli.ReconstructConfig, default=cli.preset("fast"), args=FLAGS)
+    run = run_folder.RunFolder.of(tmp_path, photo, config)
+    run.begin(run_folder.Status.NEW)
+    other_mesh = run_folder.RunFolder.of(tmp_path, photo, replace(config, mesh=replace(config.mesh, level=3.0)))
+    assert other_mesh.status() is run_folder.Status.INTERRUPTED
+    assert replace(run, weights_sha256="0" * 64).status() is run_folder.Status.OTHER
+    run.finish()
+    assert run.status() is run_folder.Status.DONE
+    assert other_mesh.status() is run_folder.Status.OTHER
+
+
 def test_two_photos_of_one_person_give_one_head(photo: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.png"
     Image.open(photo).crop((60, 0, 460, 400)).save(other)
