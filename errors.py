@@ -49,3 +49,7 @@ class ConfigError(HeadliftError):
 
 class DataError(HeadliftError):
     """A data set, or what one is made from, is missing, damaged or of another form than expected."""
+
+
+class InversionError(HeadliftError):
+    """An optimisation went astray."""

@@ -206,11 +206,16 @@ def load_base(
 
 
 def pack_changes(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """(after - before) of each tensor that changed, as fp16 fractions of its largest entry, and those entries."""
+    """(after - before) of each tensor that changed, as fp16 fractions of its largest entry, and those entries.
+
+    Raises HeadFileError when a change is no number.
+    """
     packed = {}
     for name, value in after.items():
         change = (value.detach().float() - before[name].detach().float()).cpu()
         largest = change.abs().max() if change.numel() else torch.zeros(())
+        if not torch.isfinite(largest):
+            raise HeadFileError(f"The head cannot be kept: its {name} holds what is no number. Its tuning went astray.")
         if float(largest) > 0:
             packed[DELTA + name] = (change / largest).half()
             packed[SCALE + name] = largest.reshape(1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from headlift.config import Frame
 from headlift.eg3d.camera import orbit
 from headlift.export.images import to_uint8
 from headlift.export.views import render_views
@@ -53,32 +53,26 @@ class HeadCheck:
     @property
     def ok(self) -> bool:
         """All three within their limits."""
-        return (
-            self.psnr >= MIN_PSNR
-            and all(view.error <= MAX_YAW_ERROR for view in self.views)
-            and self.depth_moved <= MAX_DEPTH_MOVED
-        )
+        return not self.complaints
 
     @property
     def complaints(self) -> tuple[str, ...]:
-        """Each limit that is missed, with its number."""
+        """Each limit that is missed, with its number; a number that is none misses it."""
         found = []
-        if self.psnr < MIN_PSNR:
+        if not self.psnr >= MIN_PSNR:
             found.append(f"the input view is matched at {self.psnr:.1f} dB, below {MIN_PSNR:.0f}")
         for view in self.views:
             if view.found is None:
                 found.append(f"no face is found at yaw {view.yaw:+.0f} degrees")
-            elif view.error > MAX_YAW_ERROR:
+            elif not view.error <= MAX_YAW_ERROR:
                 found.append(f"at yaw {view.yaw:+.0f} the face looks to {view.found:+.0f} degrees")
-        if self.depth_moved > MAX_DEPTH_MOVED:
+        if not self.depth_moved <= MAX_DEPTH_MOVED:
             found.append(f"tuning moved the depth by {self.depth_moved:.3f} units, above {MAX_DEPTH_MOVED}")
         return tuple(found)
 
 
 @torch.no_grad()
-def check_head(
-    inversion: Inversion, planes: Float[Tensor, "1 j c p p"], frame: Literal["ffhq", "embedded"] = "embedded"
-) -> HeadCheck:
+def check_head(inversion: Inversion, planes: Float[Tensor, "1 j c p p"], frame: Frame = "embedded") -> HeadCheck:
     """Render a head from both sides and look for its face there; with the match of its input view.
 
     `frame` is what the generator takes for straight ahead (`PoseConfig.frame`).

@@ -33,6 +33,8 @@ from headlift.values import Step
 STAGE = "back"
 TUNED = "tuned."
 """Before the names of the tuned generator's tensors in states."""
+REASON = "tuned-reason"
+"""Why that tuning ended, in states: the text's bytes."""
 RATE = 0.2
 """Adam's learning rate."""
 RAMPDOWN = 0.4
@@ -74,7 +76,8 @@ def tune_back(
         replace(task.config.tuning, steps=steps, lr=RATE, lr_gain=1.0, rampdown=RAMPDOWN, stop=0.0, locality=0.0),
         STAGE,
         tuned.history,
-        {TUNED + name: p.detach().clone() for name, p in tunable(tuned.generator).items()},
+        {TUNED + name: p.detach().clone() for name, p in tunable(tuned.generator).items()}
+        | {REASON: torch.tensor(list(tuned.reason.encode()), dtype=torch.uint8)},
         chosen,
         photo_every=PHOTO_EVERY,
     )
@@ -90,7 +93,7 @@ def tuned_before(task: Task, pivot: Pivot) -> Tuned | None:
     with torch.no_grad():
         for name, parameter in tunable(generator).items():
             parameter.copy_(again.tensors[TUNED + name])
-    return Tuned(generator, again.history, f"all {task.config.tuning.steps} tuning steps were done")
+    return Tuned(generator, again.history, bytes(again.tensors[REASON].tolist()).decode())
 
 
 def in_turns(first: Sequence[SideView], second: Sequence[SideView]) -> list[SideView]:

@@ -95,7 +95,7 @@ def guard(task: Task, pivot: Pivot, around: Callable[[], Sequence[SideView]], rn
     other now and then."""
     options, base, camera = task.config.tuning, pivot.generator, pivot.cameras[0]
     target, surface = task.views[0].target, task.views[0].surface
-    if not options.geometry or pivot.stopped:
+    if pivot.stopped or not (options.geometry or options.carving or options.side_colour):
         return no_terms
     views = around()
     missed = ClearRays.of(views, base.spec.render.box_warp) if views else None

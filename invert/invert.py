@@ -35,6 +35,9 @@ METHODS: Mapping[str, Method] = {
 SEVERAL = frozenset({"multi"})
 """Those that take several photos of one person."""
 
+OWN = ("geometry", "side_colour", "carving", "photo_gain", "back_steps")
+"""Settings of the tuning that are those of `best` alone."""
+
 
 def never() -> bool:
     """Go on to the end."""
@@ -56,8 +59,9 @@ def invert(
 ) -> Generator[Step, None, Inversion]:
     """Invert a crop by `config.method`; yields every step, returns the head.
 
-    The same generator, crop, config and seed give the same head, bit for bit, on one machine and thread count, whether
-    or not the run was interrupted and resumed.
+    The same generator, crop, config and seed give the same head, bit for bit, on the processor of one machine with one
+    thread count, whether or not the run was interrupted and resumed. A GPU adds gradients up in no fixed order: there
+    heads are the same up to rounding.
 
     Args:
         generator: the prior; it is left as it is.
@@ -69,6 +73,7 @@ def invert(
     Raises:
         WeightsError: the perceptual distance needs weights that are not here.
         ConfigError: a setting is out of range, is not one of the method's, or the method takes one photo.
+        InversionError: the losses are no numbers any more.
     """
     crops = (crop,) if isinstance(crop, Crop) else tuple(crop)
     check(config, len(crops))
@@ -87,11 +92,11 @@ def check(config: InversionConfig, photos: int) -> None:
         )
     if not photos:
         raise ConfigError("there is no photo to invert")
-    guarded = {name: getattr(config.tuning, name) for name in ("geometry", "side_colour", "back_steps")}
-    if config.method != "best" and any(guarded.values()):
-        told = ", ".join(f"tuning.{name} is {value:g}" for name, value in guarded.items() if value)
+    own = {f"tuning.{name}": getattr(config.tuning, name) for name in OWN} | {"latent.sides": config.latent.sides}
+    if config.method != "best" and any(own.values()):
+        told = ", ".join(f"{name} is {value:g}" for name, value in own.items() if value)
         raise ConfigError(
-            f"{told}, but the method {config.method!r} has no guard of other views: start from "
+            f"{told}, but the method {config.method!r} does not know it: start from "
             f"headlift.config.published({config.method!r}), or take the method 'best'"
         )
     for name, value in (
@@ -105,6 +110,9 @@ def check(config: InversionConfig, photos: int) -> None:
         if value < 0:
             raise ConfigError(f"{name} is {value}, but must not be negative")
     for name, value in (
+        ("latent.w_stats_samples", config.latent.w_stats_samples),
+        ("latent.neural_resolution", config.latent.neural_resolution or 1),
+        ("tuning.backbone_every", config.tuning.backbone_every),
         ("tuning.geometry_every", config.tuning.geometry_every),
         ("spi.every", config.spi.every),
         ("spi.neighbours", config.spi.neighbours),

@@ -30,8 +30,11 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 def psnr(
     a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"], mask: Float[Tensor, "n 1 m m"] | None = None
 ) -> float:
-    """Peak signal-to-noise ratio in dB over the mask, at 256 pixels; the peak is 2, the span of [-1, 1]."""
+    """Peak signal-to-noise ratio in dB over the mask, at 256 pixels; the peak is 2, the span of [-1, 1]. NaN under a
+    mask in which nothing lies."""
     a, b, mask = _at_256(a, b, mask)
+    if mask is not None and not mask.any():
+        return math.nan
     error = float(squared_error(a, b, mask))
     return math.inf if error == 0 else 10 * math.log10(4 / error)
 

@@ -10,6 +10,7 @@ A target is prepared once (`Distance.prepare`) and compared many times, as optim
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -195,6 +196,8 @@ def load_feature_net(weights: Mapping[str, Tensor]) -> FeatureNet:
     return net.eval().requires_grad_(False)
 
 
+UNREADABLE = (OSError, RuntimeError, KeyError, AttributeError, ValueError, EOFError, pickle.UnpicklingError)
+"""What comes of a file of weights that is damaged or another network's."""
 BACKBONES = {"alex": ("alexnet", "alexnet-owt-"), "vgg": ("vgg16", "vgg16-")}
 """LPIPS's backbones: name in torchvision, and how its weight file's name begins."""
 
@@ -203,7 +206,7 @@ def load_lpips(backbone: Literal["alex", "vgg"], folders: Sequence[Path], device
     """LPIPS with torchvision's ImageNet weights out of one of the folders; nothing is ever downloaded.
 
     Raises:
-        WeightsError: the backbone's file is in none of the folders.
+        WeightsError: the backbone's file is in none of the folders, or holds something else.
     """
     name, prefix = BACKBONES[backbone]
     found = [path for folder in folders if folder.is_dir() for path in sorted(folder.glob(f"{prefix}*.pth"))]
@@ -216,12 +219,18 @@ def load_lpips(backbone: Literal["alex", "vgg"], folders: Sequence[Path], device
     import lpips
 
     net = lpips.LPIPS(net=backbone, pnet_rand=True, verbose=False)
-    stored = torch.load(found[0], map_location="cpu", weights_only=True)
     state = net.net.state_dict()
-    for key in state:
-        _, layer, kind = key.split(".")
-        state[key] = stored[f"features.{layer}.{kind}"]
-    net.net.load_state_dict(state)
+    try:
+        stored = torch.load(found[0], map_location="cpu", weights_only=True)
+        for key in state:
+            _, layer, kind = key.split(".")
+            state[key] = stored[f"features.{layer}.{kind}"]
+        net.net.load_state_dict(state)
+    except UNREADABLE as error:
+        raise WeightsError(
+            f"{found[0]} does not hold the weights of {name} ({str(error)[:200]}). Delete it and run `headlift weights "
+            f"fetch {name}`."
+        ) from None
     return Lpips(net.eval().requires_grad_(False).to(device), backbone)
 
 

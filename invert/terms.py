@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from headlift.config import LatentConfig, TuningConfig
+from headlift.errors import InversionError
 from headlift.invert.face_points import relief_error
 from headlift.invert.losses import alpha_error, resize, squared_error
 from headlift.invert.optimiser import AdamAndMuon
@@ -38,9 +39,12 @@ def descend(
 ) -> dict[str, float]:
     """One step down the sum of the losses; returns their values before it, with their `total`.
 
-    `finish` is called with the gradients there, before anything moves.
+    `finish` is called with the gradients there, before anything moves. Raises InversionError when the sum is no number.
     """
     total = torch.stack([value.reshape(()) for value in losses.values()]).sum()
+    if not torch.isfinite(total):
+        bad = ", ".join(name for name, value in losses.items() if not torch.isfinite(value).all())
+        raise InversionError(f"The optimisation went astray: {bad} is no number any more. Lower its learning rates.")
     optimiser.zero_grad()
     total.backward()
     finish()

@@ -162,7 +162,7 @@ def tune(
     reason, stopped = f"all {options.steps} tuning steps were done", False
     while done < options.steps:
         if task.should_stop():
-            reason, stopped = f"stopped on request after {done} tuning steps", True
+            reason, stopped = f"stopped on request after {done} steps of {stage}", True
             break
         planes = backbone.planes()
         outputs: tuple[RenderOutput, ...] = ()

@@ -113,6 +113,14 @@ def test_only_what_changed_is_stored_and_at_half_precision(saved) -> None:
         assert all(stored.get_tensor(name).dtype == torch.float16 for name in deltas)
 
 
+def test_a_head_that_went_astray_is_not_kept(saved, tmp_path: Path) -> None:
+    _, base, inversion, crop = saved
+    next(inversion.generator.backbone.synthesis.parameters()).data[0] = float("nan")
+    with pytest.raises(HeadFileError, match="went astray"):
+        save_head(tmp_path / "astray.safetensors", inversion, base, SHA, crop, preset("fast"))
+    assert not (tmp_path / "astray.safetensors").exists()
+
+
 def test_a_loaded_head_can_be_edited_and_written_again(saved, tmp_path: Path) -> None:
     path, base, inversion, _ = saved
     head = load_head(path, loader=loader(base))

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from headlift.errors import InversionError, WeightsError
+from headlift.evaluate.check import HeadCheck, SideView
 from headlift.invert import losses, metrics
+from headlift.invert.metrics import psnr
+from headlift.invert.optimiser import AdamAndMuon, Group
 from headlift.invert.perceptual import (
     Builtin,
     laplacian_pyramid,
@@ -19,6 +23,7 @@ from headlift.invert.perceptual import (
     spatial_mean,
     unit,
 )
+from headlift.invert.terms import descend
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -187,8 +192,6 @@ def test_builtin_distance_has_the_gradient_of_its_values() -> None:
 
 
 def test_lpips_never_downloads_and_says_what_to_do(tmp_path, monkeypatch) -> None:
-    from headlift.errors import WeightsError
-
     monkeypatch.setenv("HEADLIFT_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for stage, name in (("latent", "vgg16"), ("tuning", "alexnet")):
@@ -210,3 +213,30 @@ def test_lpips_with_given_backbone_equals_the_package(tmp_path) -> None:
     a = torch.rand(2, 3, 64, 64, generator=seeded()) * 2 - 1
     b = torch.rand(2, 3, 64, 64, generator=seeded(1)) * 2 - 1
     torch.testing.assert_close(distance(distance.prepare(a), b), reference(a, b).flatten(), rtol=1e-4, atol=1e-6)
+
+
+def test_losses_that_are_no_numbers_end_the_optimisation() -> None:
+    moved = torch.nn.Parameter(torch.ones(3))
+    optimiser = AdamAndMuon([Group([moved])])
+    with pytest.raises(InversionError, match="depth is no number any more"):
+        descend(optimiser, {"mse": moved.sum(), "depth": moved.sum() / 0})
+    assert torch.equal(moved.detach(), torch.ones(3))
+
+
+def test_what_cannot_be_compared_misses_every_limit() -> None:
+    picture = torch.zeros(1, 3, 16, 16)
+    assert math.isnan(psnr(picture, picture, torch.zeros(1, 1, 16, 16)))
+    check = HeadCheck(math.nan, (SideView(30.0, math.nan),), math.nan)
+    assert not check.ok
+    assert len(check.complaints) == 3
+
+
+def test_foreign_files_of_a_backbone_are_refused(tmp_path) -> None:
+    for content in (b"no weights", None):
+        file = tmp_path / "alexnet-owt-1.pth"
+        if content is None:
+            torch.save({"other": torch.zeros(2)}, file)
+        else:
+            file.write_bytes(content)
+        with pytest.raises(WeightsError, match="does not hold the weights of alexnet"):
+            load_lpips("alex", [tmp_path])

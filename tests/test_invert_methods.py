@@ -121,7 +121,7 @@ def test_stopping_early_leaves_later_stages_out() -> None:
     left = iter([False] * 4 + [True] * 99)
     result, steps = run(generator, crop_of(generator, orbit(0.4, 0.0)), short("hfgi3d"), should_stop=lambda: next(left))
     assert [s.stage for s in steps] == ["latent"] * 3 + ["tuning"]
-    assert "1 tuning steps" in result.reason
+    assert "after 1 steps of tuning" in result.reason
 
 
 # Settings
@@ -158,7 +158,10 @@ def test_what_a_method_cannot_do_is_refused() -> None:
     generator = solid_generator()
     crop = crop_of(generator, orbit(0.2, 0.0))
     for photos, config, words in (
-        (crop, InversionConfig(method="pti"), "tuning.geometry is 1, but .* no guard"),
+        (crop, InversionConfig(method="pti"), "tuning.geometry is 1, but the method .pti. does not know it"),
+        (crop, replace(short("w"), latent=replace(short("w").latent, sides=1.0)), "latent.sides is 1"),
+        (crop, replace(short("pti"), tuning=replace(short("pti").tuning, backbone_every=0)), "backbone_every is 0"),
+        (crop, replace(short("pti"), latent=replace(short("pti").latent, w_stats_samples=0)), "w_stats_samples is 0"),
         (crop, replace(short("spi"), tuning=replace(short("spi").tuning, back_steps=2)), "tuning.back_steps is 2"),
         ([crop, crop], short("spi"), "one photo, not 2"),
         ([], short("multi"), "no photo"),
