@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import multiprocessing
 import os
 import time
@@ -209,13 +210,16 @@ class _Worker:
 
 def _run(work: Work, task: Task) -> Row:
     """One photo, whatever happens to it, as a row."""
+    from headlift.evaluate.cost import peak_memory
+
     notices: list[str] = []
     begun = time.monotonic()
 
     def row(status: Status, message: str = "", psnr: float | None = None, trace: str = "") -> Row:
         seconds = time.monotonic() - begun
         name, out = task.photo.name, str(task.out)
-        return Row(name, out, status, message, seconds, psnr, _peak_memory(), tuple(notices), trace)
+        memory = None if math.isnan(used := peak_memory()) else used
+        return Row(name, out, status, message, seconds, psnr, memory, tuple(notices), trace)
 
     try:
         result = work(task, asked_to_stop, notices.append)
@@ -231,13 +235,3 @@ def _run(work: Work, task: Task) -> Row:
     if asked_to_stop():
         return row("stopped", "the same command goes on from here", psnr)
     return row("done", complaints, psnr)
-
-
-def _peak_memory() -> float | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    import sys
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30

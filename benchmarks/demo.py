@@ -17,11 +17,11 @@ from jaxtyping import UInt8
 from rich.console import Console
 from rich.table import Table
 
-from headlift.cli import peak_memory
 from headlift.config import preset
 from headlift.eg3d.camera import orbit
 from headlift.errors import HeadliftError
 from headlift.evaluate.check import MAX_DEPTH_MOVED, MAX_YAW_ERROR, MIN_PSNR, HeadCheck
+from headlift.evaluate.cost import peak_memory
 from headlift.export.files import write_bytes
 from headlift.export.images import grid, jpeg_bytes, to_uint8
 from headlift.export.views import orbit_cameras, render_views

@@ -9,7 +9,6 @@ Shapes are those of the published networks, numbers are random: the pictures are
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -80,6 +79,7 @@ def write_and_import(folder: Path) -> None:
 
 def measure_import(source: Path, target: Path) -> None:
     """Import in this process; its peak memory is then the import's."""
+    from headlift.evaluate.cost import peak_memory
     from headlift.weights import import_official, load_generator
 
     before = peak_memory()
@@ -93,15 +93,6 @@ def measure_import(source: Path, target: Path) -> None:
     start, cpu = time.perf_counter(), time.process_time()
     load_generator(str(target), "cpu")
     print(f"load:   {time.perf_counter() - start:.1f} s ({time.process_time() - cpu:.1f} s of CPU)")
-
-
-def peak_memory() -> float:
-    """Largest resident memory of this process so far, GiB."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what the parent had before this process was its own
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(lines["VmHWM"].split()[0]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -39,18 +40,24 @@ def costing(device: torch.device) -> Iterator[Cost]:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         cost.seconds = time.perf_counter() - began
-        used = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident_peak()
-        cost.memory = used / 2**30
+        on_gpu = device.type == "cuda"
+        cost.memory = torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else peak_memory()
 
 
-def resident_peak() -> int:
-    """Largest resident memory of this process, bytes: since it was last forgotten (Linux), else since its start."""
+def peak_memory() -> float:
+    """Largest resident memory of this process, GiB: since it was last forgotten (Linux), else since its start.
+
+    NaN where the system does not tell (Windows).
+    """
     with contextlib.suppress(OSError, StopIteration):
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return int(line.split()[1]) / 2**20
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def device_name(device: torch.device) -> str:
