@@ -39,7 +39,9 @@ BLOCK = (8, 8, 32)
 """Points of a block along x, y and z, the innermost run long: what is decided as a whole."""
 BATCH = 2**14
 """Points whose hidden values are made at once: small enough to stay near the processor, large enough that calling
-the operators costs little beside them."""
+the operators costs little beside them,"""
+BATCH_ON_GPU = 2**20
+"""and on a GPU, where calling them costs more and there is no such cache."""
 AHEAD = 64
 """Batches that may be made before the first is taken, which bounds the memory of those that wait."""
 MARGIN = 3
@@ -135,7 +137,8 @@ def _evaluate(
     """The blocks that are not decided, some at a time: their numbers, z fastest, and their densities."""
     work = _Work(terms, block)
     open_blocks = decided.isnan().flatten().nonzero()[:, 0]
-    kinds, full = work.kinds[open_blocks], torch.arange(max(1, BATCH // math.prod(block)), device=open_blocks.device)
+    count = _blocks_at_once(block, len(open_blocks), open_blocks.device)
+    kinds, full = work.kinds[open_blocks], torch.arange(count, device=open_blocks.device)
     asked = [batch for kind in kinds.unique() for batch in open_blocks[kinds == kind].split(len(full))]
 
     def densities(index: Int[Tensor, " m"]) -> Float[Tensor, "m a b c"]:
@@ -146,6 +149,12 @@ def _evaluate(
         for first in range(0, len(asked), AHEAD):
             some = asked[first : first + AHEAD]
             yield from zip(some, run(densities, some), strict=True)
+
+
+def _blocks_at_once(block: tuple[int, int, int], asked: int, device: torch.device) -> int:
+    if device.type == "cuda":
+        return max(1, min(BATCH_ON_GPU // math.prod(block), asked))  # batches are filled up: no more than there are
+    return max(1, BATCH // math.prod(block))
 
 
 @contextmanager

@@ -25,7 +25,9 @@ from headlift.values import Camera, RenderOutput
 EVERYWHERE = -2.0
 """A photo's reach behind all that there is."""
 POINTS_PER_CHUNK = 2**16
-"""Points that are decoded at once when no gradient is wanted: what stays in the cache."""
+"""Points that are decoded at once when no gradient is wanted: what stays in the cache,"""
+POINTS_PER_CHUNK_ON_GPU = 2**22
+"""and on a GPU, which small chunks leave idle: some gigabytes of it with the published widths."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,8 @@ class Generator(nn.Module):
                 if len(planes) == 1 and planes.device.type == "cpu":
                     planes = in_rows(planes)
             start, end = self._limits(origins, directions, coarse)
-            count = m if torch.is_grad_enabled() or look else max(1, POINTS_PER_CHUNK // (n * max(coarse, fine)))
+            at_once = max(1, _points_at_once(planes.device) // (n * max(coarse, fine)))
+            count = m if torch.is_grad_enabled() or look else at_once
             parts = []
             for first in range(0, m, count):
                 chosen = slice(first, first + count)
@@ -316,6 +319,10 @@ class Generator(nn.Module):
         if one:
             return sigma.reshape(n, m, s), colors.reshape(-1, n, m, s).transpose(0, 1)
         return sigma.reshape(n, m, s), colors.reshape(n, -1, m, s)
+
+
+def _points_at_once(device: torch.device) -> int:
+    return POINTS_PER_CHUNK_ON_GPU if device.type == "cuda" else POINTS_PER_CHUNK
 
 
 def _blend(colors: Float[Tensor, "n f m s"], shares: Float[Tensor, "n m s"]) -> Float[Tensor, "n f m"]:

@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from headlift.eg3d import density
 from headlift.eg3d.density import (
+    BLOCK,
+    _blocks_at_once,
     density_blocks,
     density_grid,
     density_grid_reference,
@@ -114,6 +117,16 @@ def test_blocks_cover_the_grid_once_and_skipped_ones_are_left_out() -> None:
     assert bool((seen == 1).all())
     level = float(whole.max()) + 100
     assert list(density_blocks(generator, planes, 33, (8, 8, 16), level)) == []
+
+
+def test_a_gpu_takes_many_blocks_at_once_and_no_more_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    sizes = [_blocks_at_once(BLOCK, asked, device) for device in (cpu, gpu) for asked in (0, 100, 10**6)]
+    assert sizes == [8, 8, 8, 1, 100, 512]
+    generator = network("zy")
+    wanted = density_grid_reference(generator, smooth_planes(), 20)
+    monkeypatch.setattr(density, "_blocks_at_once", lambda block, asked, device: _blocks_at_once(block, asked, gpu))
+    assert close(density_grid(generator, smooth_planes(), 20), wanted)
 
 
 def test_threads_are_left_as_they_were() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headlift.eg3d.camera import orbit
-from headlift.eg3d.generator import Generator
+from headlift.eg3d.generator import Generator, _points_at_once
 from headlift.eg3d.layers import SynthesisLayer, resample_filter, softplus, upsample
 from headlift.eg3d.mapping import truncate
 from headlift.eg3d.rays import Jitter, pixel_rays, stratified_samples
@@ -227,6 +227,7 @@ def test_chunks_of_rays_equal_all_rays_at_once(monkeypatch: pytest.MonkeyPatch) 
         parts = generator.render(planes, ws, cameras())
     assert close(parts.image, whole.image)
     assert close(parts.depth, whole.depth)
+    assert _points_at_once(torch.device("cpu")) == 100 < 2**20 < _points_at_once(torch.device("cuda"))
 
 
 def test_training_and_inference_convolutions_agree_in_values_and_gradients() -> None:
