@@ -6,6 +6,8 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections.abc import Set
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,20 +43,21 @@ ALLOWED = {
     "head": BASE | {"eg3d", "invert", "weights", "export.files"},
 }
 EG3D_THIRD_PARTY = {"torch", "numpy", "jaxtyping", "safetensors"}
-SKIPPED = {".venv", ".typing", "build", "out", "dist", "tests", ".ci", ".work"}
+SKIPPED = {"build", "out", "dist", "tests"}
+"""Folders that are no part of the package, beside the hidden ones."""
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Dotted name inside the package -> file, for each Python file that is not a test."""
-    found = {}
-    for path in ROOT.rglob("*.py"):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        if parts[0] not in SKIPPED and not parts[0].endswith(".egg-info"):
-            found[".".join(parts)] = path
-    return found
+    tops = [path for path in ROOT.iterdir() if path.name not in SKIPPED and path.suffix != ".egg-info"]
+    folders = [path for path in tops if path.is_dir() and not path.name.startswith(".")]
+    files = [path for path in tops if path.suffix == ".py"] + [path for top in folders for path in top.rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files}
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Every module that a file imports, at the top or inside a function, except for type checking only."""
     tree = ast.parse(path.read_text())
     names: set[str] = set()
@@ -71,7 +74,7 @@ def imports(path: Path) -> set[str]:
             visit(child)
 
     visit(tree)
-    return names
+    return frozenset(names)
 
 
 def within(name: str, allowed: set[str]) -> bool:
@@ -130,16 +133,16 @@ def test_third_party_packages_are_imported_by_their_owners_alone() -> None:
         assert len(light) <= most, f"{package} is imported in {light}"
 
 
-def within_root(package: str, names: set[str]) -> bool:
+def within_root(package: str, names: Set[str]) -> bool:
     return any(name.split(".")[0] == package for name in names)
 
 
 def test_package_list_is_the_folders() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {
-        "headlift" + "".join(f".{p}" for p in init.parent.relative_to(ROOT).parts)
-        for init in ROOT.rglob("__init__.py")
-        if not set(init.relative_to(ROOT).parts) & SKIPPED
+        "headlift" + "".join(f".{p}" for p in path.parent.relative_to(ROOT).parts)
+        for path in modules().values()
+        if path.name == "__init__.py"
     }
     assert set(settings["packages"]) == folders
 
