@@ -28,6 +28,8 @@ from headlift.values import Camera, Step
 from headlift.weights import load_generator
 
 MAX_SEEDS = 4096
+LONGEST_SEED = 20
+"""Digits; Python refuses to read thousands."""
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -39,11 +41,13 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ConfigError(f"seeds {text!r} are not a list like 0-15 or 1,5,9-12")
-        low, high = int(first), int(last or first)
+        # Not isdigit, which takes superscripts too.
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ConfigError(f"seeds {text[:80]!r} are not a list like 0-15 or 1,5,9-12")
+        whole = max(len(first), len(last)) <= LONGEST_SEED
+        low, high = (int(first), int(last or first)) if whole else (0, 2**32)
         if high < low or len(seeds) + high - low >= MAX_SEEDS or high >= 2**32:
-            raise ConfigError(f"seeds {text!r}: the range {part.strip()!r} is empty or too large")
+            raise ConfigError(f"seeds {text[:80]!r}: the range {part.strip()[:80]!r} is empty or too large")
         seeds.extend(range(low, high + 1))
     return tuple(seeds)
 
@@ -107,11 +111,14 @@ def generate_into(
     """Write random heads: `seedNNNN.png` for each, `grid.png`, and what else was asked for; returns the files.
 
     Raises:
-        ConfigError: seeds or layers that do not exist.
+        ConfigError: seeds or layers that do not exist, or numbers that make no grid, camera or video; nothing is
+            rendered before.
         OutputError: files are in the way and `overwrite` was not asked for, or the place cannot be written.
     """
     seeds = parse_seeds(config.seeds)
     mixed = parse_seeds(config.mix) if config.mix else ()
+    _check(config)
+    cameras = _cameras(config)
     names = [f"seed{seed:04d}.png" for seed in seeds] + ["grid.png"]
     meshes = [folder / f"seed{seed:04d}.{suffix}" for seed in seeds for suffix in config.meshes]
     textures = config.mesh.colors and config.mesh.texture
@@ -124,8 +131,12 @@ def generate_into(
         check_mesh(config.mesh, [f".{suffix}" for suffix in config.meshes])
 
     generator, _ = load_generator(config.weights, find_device(config.device))
+    layer = generator.num_ws // 2 if config.mix_layer is None else config.mix_layer
+    if mixed and layer > generator.num_ws:
+        layers = generator.num_ws
+        raise ConfigError(f"--mix-layer is {layer}, but this generator has {layers} layers; take 0 to {layers}")
     codes = codes_of_seeds(generator, seeds, config.truncation, config.truncation_cutoff)
-    cameras = _cameras(config).to(codes.device)
+    cameras = cameras.to(codes.device)
     sheet = []
     for i, views in enumerate(pictures(generator, codes, cameras)):
         write_png(folder / names[i], grid(views, columns=len(views)))
@@ -143,13 +154,21 @@ def generate_into(
         on_step(Step("meshes", i + 1, len(seeds)))
     if mixed:
         looks = codes_of_seeds(generator, mixed, config.truncation, config.truncation_cutoff)
-        layer = generator.num_ws // 2 if config.mix_layer is None else config.mix_layer
         rows = mixtures(generator, codes, looks, layer, cameras[:1])
         write_png(folder / "mix.png", grid([picture for row in rows for picture in row], columns=len(mixed)))
     if config.video:
         frames = _counted(interpolation(generator, codes, config.frames), config.frames, on_step)
         write_video(frames, folder / "walk.mp4", config.fps)
     return written
+
+
+def _check(config: GenerateConfig) -> None:
+    """Refuse numbers that would fail after everything was loaded and rendered."""
+    least = {"columns": 1, "truncation_cutoff": 0, "mix_layer": 0} | ({"frames": 1, "fps": 1} if config.video else {})
+    for name, lowest in least.items():
+        value = getattr(config, name)
+        if value is not None and value < lowest:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be {lowest} or more")
 
 
 def _cameras(config: GenerateConfig) -> Camera:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
+from headlift import generate
+from headlift.config import GenerateConfig
 from headlift.editing.mix import style_mix, walk
 from headlift.errors import ConfigError
 from headlift.generate import parse_seeds
@@ -18,9 +23,41 @@ def test_seeds() -> None:
     assert parse_seeds("0-3,7") == (0, 1, 2, 3, 7)
     assert parse_seeds("5") == (5,)
     assert parse_seeds("9-9, 2") == (9, 2)
-    for bad in ("", "a", "3-1", "1,,2", "-4", "0-99999", "1.5"):
+    for bad in ("", "a", "3-1", "1,,2", "-4", "0-99999", "1.5", "\u00b2", "1-\u00b2", "9" * 5000, "0-" + "9" * 5000):
         with pytest.raises(ConfigError):
             parse_seeds(bad)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"columns": -2}, "--columns is -2"),
+        ({"columns": 0}, "--columns is 0"),
+        ({"video": True, "frames": -1}, "--frames is -1"),
+        ({"video": True, "fps": 0}, "--fps is 0"),
+        ({"truncation_cutoff": -1}, "--truncation-cutoff is -1"),
+        ({"mix": "1", "mix_layer": -1}, "--mix-layer is -1"),
+        ({"yaw": ()}, "--yaw"),
+        ({"seeds": "\u00b2"}, "seeds"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_a_generator_is_loaded(
+    changed: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def load(*arguments: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(generate, "load_generator", load)
+    with pytest.raises(ConfigError, match=words):
+        generate.generate_into(tmp_path, GenerateConfig(**changed))
+    with pytest.raises(AssertionError, match="loaded"):
+        generate.generate_into(tmp_path, GenerateConfig(frames=-1))
+
+
+def test_a_layer_that_does_not_exist_is_refused_before_anything_is_rendered(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--mix-layer is 99"):
+        generate.generate_into(tmp_path, GenerateConfig(seeds="0", mix="1", mix_layer=99, device="cpu"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_style_mixing_takes_layers_from_either_side() -> None:
