@@ -8,13 +8,12 @@ from headlift.errors import DeviceError
 
 
 def find_device(name: str) -> torch.device:
-    """The device of a name such as `auto`, `cpu`, `cuda` or `cuda:1`.
+    """The device of a name such as `auto`, `cpu`, `cuda` or `cuda:1`. Calls `forbid_tf32`.
 
     Raises:
         DeviceError: the name is unknown or that device is not here.
     """
-    # Full float32, as on processors and in the published code: PyTorch would let convolutions on a GPU round to TF32.
-    torch.backends.cudnn.allow_tf32 = False
+    forbid_tf32()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -29,3 +28,9 @@ def find_device(name: str) -> torch.device:
             "`headlift doctor`"
         )
     return device
+
+
+def forbid_tf32() -> None:
+    """Full float32 in the convolutions of this process, as on processors and in the published code: PyTorch would let
+    those on a GPU round to TF32."""
+    torch.backends.cudnn.allow_tf32 = False

@@ -44,7 +44,8 @@ def save_checkpoint(
     """Write a network with its spec; the file appears under its name only when it is whole.
 
     Args:
-        metadata: further entries (licence, where it came from ...), found again by `read_metadata`.
+        metadata: further entries (licence, where it came from ...), found again by `read_metadata`; what is no text,
+            such as bytes of a file name that mean nothing, becomes a question mark.
         half: store large tensors in half precision; loading gives float32 again.
 
     Raises:
@@ -54,7 +55,8 @@ def save_checkpoint(
     path = Path(path)
     tensors = {name: _stored(name, tensor, half) for name, tensor in network.state_dict().items()}
     kind = GENERATOR if isinstance(network, Generator) else DISCRIMINATOR
-    entries = {**(metadata or {}), "kind": kind, "spec": json.dumps(network.spec.to_dict())}
+    told = {key: value.encode(errors="replace").decode() for key, value in (metadata or {}).items()}
+    entries = {**told, "kind": kind, "spec": json.dumps(network.spec.to_dict())}
     temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +72,9 @@ def save_checkpoint(
 
 def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Generator:
     """The generator in a file, in float32, in evaluation mode.
+
+    On a GPU PyTorch lets convolutions round to TF32, with 10 bits, all the same: `headlift.device.find_device`, through
+    which every command comes by its device, or `headlift.device.forbid_tf32` keeps it from that.
 
     Raises:
         CheckpointError: the file is missing, damaged, not a generator's, or contradicts its own spec.
@@ -227,14 +232,14 @@ def _spec(metadata: Mapping[str, str], kind: str, where: str) -> GeneratorSpec |
         raise CheckpointError(f"{where} holds a {found}, where a {kind} was expected.")
     try:
         values = json.loads(metadata["spec"])
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, or a number of thousands of digits
         raise CheckpointError(f"The settings in {where} are damaged: {str(error)[:200]}.") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"The settings in {where} are damaged: they are no table.")
     try:
         return GeneratorSpec.from_dict(values) if kind == GENERATOR else DiscriminatorSpec.from_dict(values)
     except CheckpointError as error:
-        raise CheckpointError(f"The settings in {where} make no network: {error}") from error
+        raise CheckpointError(f"The settings in {where} make no network: {str(error)[:300]}") from error
 
 
 @contextmanager

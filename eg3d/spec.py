@@ -356,6 +356,14 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             return value
         if option is int and isinstance(value, int) and not isinstance(value, bool):
             return value
-        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool) and _finite(value):
             return float(value)
     raise CheckpointError(f"{where} is {value!r}, which is not one of the values it can have ({hint})")
+
+
+def _finite(value: int | float) -> bool:
+    """Whether a float can hold it: JSON's whole numbers have any number of digits."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

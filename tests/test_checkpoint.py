@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,6 +49,13 @@ def test_a_generator_survives_its_file_exactly(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
     path.unlink()  # nothing of the network lies in the file any more
     assert torch.equal(picture(loaded), picture(generator))
+
+
+def test_metadata_that_is_no_text_is_kept_as_far_as_it_is(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.pkl")  # a name of a file that is no UTF-8
+    save_checkpoint(tmp_path / "g.safetensors", random_generator(), {"source": name, "licence": "caf\u00e9"})
+    metadata = read_metadata(tmp_path / "g.safetensors")
+    assert (metadata["source"], metadata["licence"]) == ("caf?.pkl", "caf\u00e9")
 
 
 def test_a_loaded_generator_can_be_tuned(tmp_path: Path) -> None:
@@ -182,6 +190,8 @@ def test_a_file_is_held_against_its_spec(
         ({"kind": GENERATOR, "spec": "[" * 100_000}, "settings in .* are damaged"),
         ({"kind": GENERATOR, "spec": "[]"}, "no table"),
         ({"kind": GENERATOR, "spec": '{"render": 5}'}, "make no network"),
+        ({"kind": GENERATOR, "spec": '{"render": {"box_warp": %s}}' % ("9" * 401)}, "make no network"),
+        ({"kind": GENERATOR, "spec": '{"render": {"box_warp": %s}}' % ("9" * 5000)}, "settings in .* are damaged"),
     ],
 )
 def test_metadata_without_a_usable_spec_is_refused(metadata: dict[str, str] | None, words: str, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_json_gives_the_same_spec_back(spec: GeneratorSpec | DiscriminatorSpec) 
         (("backbone", "resolution"), True),
         (("render", "ray_start"), "auto"),
         (("render", "ray_start"), float("nan")),
+        pytest.param(("render", "box_warp"), 10**400, id="beyond all floats"),
         (("mapping", "layers"), 0),
         (("mapping", "layers"), 2.5),
         (("superres",), None),
