@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headlift.app.desk import Desk
+from headlift.app.desk import Desk, Kept
 from headlift.app.files import (
     PREVIEW_SECONDS,
     UNCLAIMED_SECONDS,
@@ -191,6 +191,14 @@ def job(owner: str, work: object = lambda job: 1) -> Job:
     return Job(f"job of {owner}", owner, f"visitor {owner}", work)  # type: ignore[arg-type]
 
 
+def until(met: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait for something that another thread does."""
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.001)
+
+
 def test_one_job_at_a_time_in_the_order_of_arrival(queue: JobQueue) -> None:
     gate, order = threading.Event(), []
 
@@ -203,8 +211,7 @@ def test_one_job_at_a_time_in_the_order_of_arrival(queue: JobQueue) -> None:
         return done
 
     jobs = [queue.submit(job("a", work("a")))]
-    while jobs[0].state is State.WAITING:
-        time.sleep(0.001)
+    until(lambda: jobs[0].state is not State.WAITING)
     jobs += [queue.submit(job(name, work(name))) for name in "bc"]
     assert [queue.ahead(j) for j in jobs] == [0, 1, 2]
     assert queue.busy_visitors() == {"visitor a", "visitor b", "visitor c"}
@@ -235,8 +242,7 @@ def test_a_stopped_job_keeps_its_result_and_one_called_off_does_not(queue: JobQu
     kept, off, waiting = job("a", steps), job("b", steps), job("c", steps)
     for one in (kept, off):
         queue.submit(one)
-    while not kept.steps:
-        time.sleep(0.001)
+    until(lambda: bool(kept.steps))
     queue.submit(waiting)
     queue.call_off("c")
     assert waiting.state is State.CALLED_OFF
@@ -244,8 +250,7 @@ def test_a_stopped_job_keeps_its_result_and_one_called_off_does_not(queue: JobQu
     queue.wait(kept, 10.0)
     assert kept.state is State.DONE
     assert kept.result
-    while not off.steps:
-        time.sleep(0.001)
+    until(lambda: bool(off.steps))
     queue.call_off("b")
     queue.wait(off, 10.0)
     assert off.state is State.CALLED_OFF
@@ -599,12 +604,19 @@ def fetched(
     return told[0]["status"], {k.decode().lower(): v.decode() for k, v in told[0]["headers"]}, bytes(body)
 
 
+@pytest.fixture(scope="module")
+def random_head(desk: Desk) -> tuple[str, Kept]:
+    """A visitor and a head of theirs."""
+    visitor = desk.visitors.enter(None)
+    return visitor, desk.random_head(visitor, seed=6)
+
+
 @pytest.mark.parametrize("fate", ["deleted", "replaced"])
 @pytest.mark.parametrize("what", ["small", "mesh", "file", "upload"])
 def test_an_answer_is_whole_whatever_becomes_of_its_file(
-    desk: Desk, visitor: str, routes: object, what: str, fate: str
+    desk: Desk, random_head: tuple[str, Kept], routes: object, what: str, fate: str
 ) -> None:
-    kept = desk.random_head(visitor, seed=6)
+    visitor, kept = random_head
     (kept.folder / "view.glb").write_bytes(bytes(range(256)) * 4000)
     picture = Path(sent(desk, "me.png", bytes(range(256)) * 3000))
     path, address = {
@@ -628,6 +640,7 @@ def test_an_answer_is_whole_whatever_becomes_of_its_file(
     again = fetched(routes, visitor, address)
     assert again[0] == (404 if fate == "deleted" else 200)
     assert fetched(routes, "nobody", address)[0] == 404
+    path.write_bytes(before)  # for the next case
 
 
 def test_the_page_can_show_an_upload_that_has_been_looked_at(desk: Desk, visitor: str, routes: object) -> None:
