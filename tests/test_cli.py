@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,18 +53,15 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "verb", [[], ["reconstruct"], ["pose"], ["generate"], ["export"], ["evaluate"], ["weights", "import"]]
 )
-def test_help_is_quick_and_loads_no_network(verb: list[str]) -> None:
-    start = time.perf_counter()
+def test_help_loads_no_network(verb: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "headlift", *verb, "--help"],
         capture_output=True,
         text=True,
         check=True,
     )
-    seconds = time.perf_counter() - start
     assert "usage: headlift" in done.stdout
     assert " torch\n" not in done.stderr
-    assert seconds < 3.0  # half a second on an idle machine; tests share theirs
 
 
 def test_help_names_every_verb() -> None:
@@ -73,16 +70,25 @@ def test_help_names_every_verb() -> None:
         assert f"• {verb}" in done.stdout
 
 
-def test_settings_come_from_preset_then_file_then_flags(tmp_path: Path) -> None:
-    from headlift.config import preset
+def test_settings_come_from_preset_then_file_then_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headlift.config import ReconstructConfig, preset
 
-    assert cli._defaults(["reconstruct", "a.jpg", "--preset", "fast"]) == preset("fast")
+    given: list[cli.Reconstruct] = []
+    monkeypatch.setitem(cli._RUNS, cli.Reconstruct, lambda verb: given.append(verb) or 0)
+
+    def settings(*flags: str) -> ReconstructConfig:
+        assert cli.run(["reconstruct", "a.jpg", *flags]) == 0
+        return given[-1].settings
+
+    fast = preset("fast")
+    assert settings("--preset", "fast") == fast
     path = tmp_path / "c.toml"
     path.write_text('preset = "fast"\nseed = 7\n[inversion.latent]\nsteps = 3\n')
-    config = cli._defaults(["reconstruct", "a.jpg", f"--config={path}", "--seed", "9"])
-    assert config.seed == 7
-    assert config.inversion.latent.steps == 3
-    assert config.inversion.tuning == preset("fast").inversion.tuning
+    of_file = replace(fast.inversion, latent=replace(fast.inversion.latent, steps=3))
+    assert settings(f"--config={path}") == replace(fast, seed=7, inversion=of_file)
+    assert settings(f"--config={path}", "--seed", "9") == replace(fast, seed=9, inversion=of_file)
+    of_flag = replace(fast.inversion, latent=replace(fast.inversion.latent, steps=5))
+    assert settings("--inversion.latent.steps", "5", f"--config={path}") == replace(fast, seed=7, inversion=of_flag)
 
 
 def test_a_method_brings_its_settings_and_flags_change_single_ones(tmp_path: Path) -> None:
