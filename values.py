@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-
-from headlift.config import Frame
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ class Crop:
     verdict: Verdict
     model_points: Float[np.ndarray, "468 3"] | None = None
     """The fitted head model's points, world units: what `camera` projects to the face's landmarks in the crop."""
-    frame: Frame | None = None
+    frame: Literal["ffhq", "embedded"] | None = None
     """Whose heads look straight ahead where this camera's angles are 0, if it was estimated."""
 
 

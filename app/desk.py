@@ -212,7 +212,7 @@ class Desk:
 
         def work(job: Job[Kept]) -> Kept:
             pixels = self._pixels(photo.path, photo.name)
-            result = reconstruct(pixels, config, job.on_step, job.should_stop, lambda crop: job.check())
+            result = reconstruct(pixels, config, job.on_step, job.should_stop, lambda crops: job.check())
             job.check()
             return self._keep_result(visitor, photo.name, result, config)
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
@@ -26,13 +25,13 @@ from headlift.eg3d.checkpoint import load_checkpoint, load_discriminator, read_m
 from headlift.eg3d.discriminator import Discriminator
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.spec import DiscriminatorSpec, GeneratorSpec, MappingSpec, stylegan_channels
-from headlift.eg3d.training.metrics import sliced_wasserstein
 from headlift.eg3d.training.ranks import Ranks
 from headlift.eg3d.training.step import AdversarialConfig, AdversarialTrainer, Reals, seed_of
 from headlift.errors import ConfigError
-from headlift.prior.budget import Budget, record, save_state
-from headlift.prior.dataset import shuffled
-from headlift.prior.heads import HELD_OUT, read_heads
+from headlift.prior.budget import ABOUT, Budget, record, save_state
+from headlift.prior.dataset import known_codes, read_depths, shuffled
+from headlift.prior.heads import read_heads
+from headlift.prior.measure import FIGURES, Known, Measure, MeasureConfig, known_of, whitened
 from headlift.prior.sheets import sheet, views
 from headlift.values import Camera
 
@@ -73,13 +72,7 @@ class StageConfig:
     log_every: int = 20
     """Steps between two lines of the log."""
     snap_kimg: float = 20.0
-    """Thousand images between sample sheets and sliced Wasserstein distances (which also end each call)."""
-    swd_images: int = 200
-    """Pictures on both sides of the sliced Wasserstein distance; 0 for none."""
-    swd_projections: int = 512
-    """Its random directions."""
-    swd_draws: int = 5
-    """Draws of patches and directions whose mean it is."""
+    """Thousand images between sample sheets and figures (which also end each call)."""
     sheet_heads: int = 24
     """Heads on the sample sheet, besides two from all round."""
 
@@ -88,25 +81,24 @@ class StageConfig:
 class Pool:
     """Pictures to learn from and to be measured on."""
 
-    images: UInt8[np.ndarray, "n s s 4"]
-    """RGBA, straight alpha; possibly a memory map."""
+    known: Known
     labels: Float[np.ndarray, "2 n 25"]
     """Camera labels as they are, and mirrored."""
-    rows: Int[np.ndarray, " k"]
-    """Pictures to learn from."""
-    held_out: Int[np.ndarray, " h"]
-    """Pictures of other heads."""
 
 
-def read_pool(folder: Path, cache: Path | None) -> Pool:
-    """The usable pictures of a folder of heads. Raises PhotoError when there is nothing to read."""
+def read_pool(folder: Path, cache: Path | None, seed: int = 0, depths: Path | None = None) -> Pool:
+    """The usable pictures of a folder of heads.
+
+    `seed` is that of the supervised stage, which breaks ties of codes; `depths` as in `dataset.load_data`.
+
+    Raises:
+        PhotoError: there is nothing to read.
+        DataError: the depths are of other pictures.
+    """
     heads = read_heads(folder, None if cache is None else cache / "images.npy", os.cpu_count() or 1)
-    by_head = heads.views(sorted(heads.params))
-    learned = np.concatenate([rows for head, rows in by_head.items() if head not in HELD_OUT])
-    others = [rows for head, rows in by_head.items() if head in HELD_OUT]
-    held_out = np.concatenate(others) if others else learned[:0]
+    known = known_of(heads, *known_codes(heads, seed), None if depths is None else read_depths(depths, heads))
     flipped = mirror(Camera.from_label(torch.from_numpy(heads.labels))).label.numpy()
-    return Pool(heads.images, np.stack([heads.labels, flipped]), learned, held_out)
+    return Pool(known, np.stack([heads.labels, flipped]))
 
 
 @dataclass(frozen=True)
@@ -145,14 +137,13 @@ class Feed:
     def load(self, step: int, place: slice) -> Loaded:
         """A chunk in page-locked memory where there is a GPU to copy it to."""
         pool, batch, seed = self.pool, self.config.batch, self.config.seed
+        learned = pool.known.learned
         numbers = range(step * batch, (step + 1) * batch)[place]
-        rows, *fakes = (
-            pool.rows[[shuffled(len(pool.rows), seed_of(seed, use), n) for n in numbers]] for use in range(3)
-        )
+        rows, *fakes = (learned[[shuffled(len(learned), seed_of(seed, use), n) for n in numbers]] for use in range(3))
         random = np.random.default_rng((seed, step)).random((3, batch))[:, place]
         flipped, *fake_flips = (random < 0.5).astype(int) if self.mirrored else np.zeros_like(random, int)
         fake_labels = np.stack([pool.labels[flips, r] for flips, r in zip(fake_flips, fakes, strict=True)])
-        loaded = (pool.images[rows], flipped, pool.labels[flipped, rows], fake_labels)
+        loaded = (pool.known.images[rows], flipped, pool.labels[flipped, rows], fake_labels)
         tensors = [torch.from_numpy(np.ascontiguousarray(x)) for x in loaded]
         if self.device.type == "cuda":
             tensors = [x.pin_memory() for x in tensors]
@@ -164,12 +155,8 @@ def reals(loaded: Loaded, side: int, device: torch.device) -> Reals:
     rgba, flipped, label, fake_labels = (
         x.to(device, non_blocking=True) for x in (loaded.rgba, loaded.flipped, loaded.label, loaded.fake_labels)
     )
-    values = rgba.permute(0, 3, 1, 2).float() / 255
-    alpha = values[:, 3:]
-    values = torch.cat([values[:, :3] * alpha + 1 - alpha, alpha], dim=1)
+    values = whitened(rgba, side)
     values = torch.where(flipped[:, None, None, None] > 0, values.flip(3), values)
-    if values.shape[-1] != side:
-        values = F.interpolate(values, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
     return Reals(values[:, :3] * 2 - 1, values[:, 3:], label, fake_labels)
 
 
@@ -263,6 +250,7 @@ def run(
     workers: int = 0,
     ranks: Ranks | None = None,
     save_every: float = 4.0,
+    figures: MeasureConfig = FIGURES,
 ) -> AdversarialTrainer:
     """Train until the images or the minutes are over, or until it is told to stop (SIGTERM).
 
@@ -282,10 +270,10 @@ def run(
         )
     out.mkdir(parents=True, exist_ok=True)
     if ranks.first:
-        print(f"{len(pool.rows)} pictures, starting at step {trainer.step}", flush=True)
-    measure = Measure(pool, stage, trainer.generator.spec.image_resolution, where) if ranks.first else None
-    feed = Feed(pool, config, stage.mirrored, where, workers)
+        print(f"{len(pool.known.learned)} pictures, starting at step {trainer.step}", flush=True)
     side = trainer.generator.spec.image_resolution
+    measure = Measure(pool.known, figures, side, where) if ranks.first else None
+    feed = Feed(pool, config, stage.mirrored, where, workers)
     means: dict[str, float] = {}
     snapped = trainer.images
     while trainer.images < stage.kimg * 1000 and not _agreed(budget.over, ranks, where):
@@ -315,61 +303,10 @@ def save(trainer: AdversarialTrainer, out: Path, stage: StageConfig) -> None:
     """Write the state, the generator to use and the discriminator."""
     course: dict[str, Any] = {"step": trainer.step, "images": trainer.images, "neural_initial": trainer.neural_initial}
     course |= {"augment": trainer.config.augment, "augment_p": trainer.augment_p}
-    metadata = {name: str(value) for name, value in course.items()} | {"licence": "Apache-2.0"}
+    metadata = ABOUT | {name: str(value) for name, value in course.items()}
     save_checkpoint(out / "ema.safetensors", trainer.ema, metadata)
     save_checkpoint(out / DISCRIMINATOR, trainer.discriminator, metadata)
     save_state(out / "state.pt", trainer.state() | {"stage": asdict(stage)})
-
-
-class Measure:
-    """Sliced Wasserstein distance of a generator's pictures to those of held-out heads.
-
-    Beside it, as what could be reached, stands that of as many pictures of the heads to learn from. Where no heads are
-    held out, both sides come from these.
-    """
-
-    def __init__(self, pool: Pool, stage: StageConfig, side: int, device: torch.device) -> None:
-        random = np.random.default_rng(0)
-        known = random.permutation(pool.rows)
-        others = random.permutation(pool.held_out) if len(pool.held_out) else known[len(known) // 2 :]
-        known = known if len(pool.held_out) else known[: len(known) // 2]
-        count = min(stage.swd_images, len(known), len(others))
-        self.stage, self.device = stage, device
-        self.true = self._pictures(pool, others[:count], side)
-        self.labels = torch.from_numpy(pool.labels[0, others[:count]]).to(device)
-        self.floor: dict[str, float] = {}
-        if count:
-            self.floor = self._named("swd_data", self._pictures(pool, known[:count], side))
-
-    def __call__(self, generator: Generator) -> dict[str, float]:
-        """`swd` and its levels by their sides in pixels, `swd_data` and its own; nothing without pictures."""
-        if not len(self.labels):
-            return {}
-        random = torch.Generator().manual_seed(0)
-        shown = []
-        with torch.no_grad():
-            for label in self.labels.split(8):
-                z = torch.randn(len(label), generator.spec.mapping.z_dim, generator=random).to(self.device)
-                ws = generator.mapping(z, label)
-                image = generator.render(generator.planes(ws), ws, Camera.from_label(label)).image
-                shown.append(image.clamp(-1, 1))
-        return self._named("swd", torch.cat(shown)) | self.floor
-
-    def _named(self, name: str, pictures: Float[Tensor, "n 3 s s"]) -> dict[str, float]:
-        random = torch.Generator(self.device).manual_seed(0)
-        stage = self.stage
-        levels = sliced_wasserstein(pictures, self.true, random, stage.swd_projections, stage.swd_draws)
-        return {name: float(np.mean(list(levels.values()))), **{f"{name}_{side}": v for side, v in levels.items()}}
-
-    def _pictures(self, pool: Pool, rows: Int[np.ndarray, " k"], side: int) -> Float[Tensor, "k 3 side side"]:
-        labels = torch.from_numpy(pool.labels[0, rows])
-        loaded = Loaded(
-            torch.from_numpy(np.ascontiguousarray(pool.images[rows])),
-            torch.zeros(len(rows), dtype=torch.int64),
-            labels,
-            torch.stack([labels, labels]),
-        )
-        return reals(loaded, side, self.device).image
 
 
 def samples(generator: Generator, heads: int, side: int = 128) -> UInt8[np.ndarray, "h w 3"]:

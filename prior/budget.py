@@ -13,8 +13,12 @@ from typing import Any
 
 import torch
 
+from headlift.config import FRAME
 from headlift.errors import ConfigError
 from headlift.export.files import atomic_path
+
+ABOUT = {"licence": "Apache-2.0", FRAME: "embedded"}
+"""What the metadata of every network trained on the synthetic heads says."""
 
 
 class Budget:

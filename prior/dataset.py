@@ -22,6 +22,8 @@ from headlift.prior.hull import dilate, head_cover
 
 DEPTH_UNIT = 1e-4
 """World units that one step of a stored depth is worth."""
+ONE_SURFACE = 0.03
+"""Depths in a pixel that differ by less lie on one surface, world units."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,7 @@ def load_data(folder: Path, cache: Path | None, cells: int, box: float, seed: in
     everyone = sorted(heads.params)
     numbers = tuple(h for h in everyone if h not in HELD_OUT)
     held_out = tuple(h for h in everyone if h in HELD_OUT)
-    names, table = feature_table([heads.params[h] for h in range(everyone[-1] + 1) if h in heads.params])
-    rank = {h: i for i, h in enumerate(everyone)}
-    density_ = fit_density(names, table[[rank[h] for h in numbers]], seed)
+    density_, table = known_codes(heads, seed)
     derived = None if cache is None else cache / "derived.npz"
     of = f"{heads.digest} {cells} {box}"
     stored = np.load(derived) if derived is not None and derived.exists() else {}
@@ -94,6 +94,14 @@ def load_data(folder: Path, cache: Path | None, cells: int, box: float, seed: in
     )
 
 
+def known_codes(heads: Heads, seed: int) -> tuple[Density, Float[np.ndarray, "h f"]]:
+    """The density of codes, fitted to the heads that are learned from, and the features of all, by their numbers."""
+    everyone = sorted(heads.params)
+    names, table = feature_table([heads.params[h] for h in everyone])
+    learned = [i for i, h in enumerate(everyone) if h not in HELD_OUT]
+    return fit_density(names, table[learned], seed), table
+
+
 def beside(depths: Path) -> Path:
     """The file that says what a file of depths was drawn from (`pictures`, their digest) and which surface (`last`)."""
     return depths.with_name(f"{depths.name}.json")
@@ -124,6 +132,13 @@ def read_depths(path: Path, heads: Heads, last: bool = False) -> UInt16[np.ndarr
         asked, there = ("last", "first") if last else ("first", "last")
         raise DataError(f"{path} holds the {there} surface and the {asked} is wanted: name the other file.")
     return found
+
+
+def block_depth(depth: UInt16[np.ndarray, "d d"], side: int) -> Float[np.ndarray, "r r"]:
+    """Mean depth of blocks that lie on one surface; 0 for those that show a contour or nothing at all."""
+    k = len(depth) // side
+    blocks = depth.reshape(side, k, side, k).transpose(0, 2, 1, 3).reshape(side, side, k * k).astype(np.float64)
+    return blocks.mean(-1) * ((blocks.min(-1) > 0) & (np.ptp(blocks, axis=-1) * DEPTH_UNIT < ONE_SURFACE))
 
 
 def _thumbnail(image: UInt8[np.ndarray, "s s 4"]) -> UInt8[np.ndarray, "16 16 4"]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from headlift.eg3d.checkpoint import load_checkpoint, load_discriminator, read_metadata, save_checkpoint
 from headlift.errors import DataError
+from headlift.prior.budget import ABOUT
 from headlift.prior.command import run_command
 
 PART = 15 * 2**20
@@ -29,9 +30,8 @@ def ship(run: Path, file: Path) -> str:
     except (OSError, ValueError) as error:
         raise DataError(f"{run} is no folder of a run of headlift.prior.train ({error}).") from error
     held_out = next((entry["held_out_image"] for entry in reversed(log) if "held_out_image" in entry), None)
-    metadata = {
+    metadata = ABOUT | {
         "name": "headlift embedded prior",
-        "licence": "Apache-2.0",
         "data": "synthetic heads of this project (MakeHuman CC0 assets, procedural hair); 2800 to 2999 held out",
         "steps": read_metadata(weights).get("step", "unknown"),
         "held_out_psnr": f"{held_out:.2f}" if held_out is not None else "unknown",

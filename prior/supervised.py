@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt16
+from jaxtyping import Float
 from safetensors.torch import load
 from torch import Tensor, nn
 
@@ -36,8 +36,9 @@ from headlift.eg3d.training.precision import working_type
 from headlift.eg3d.training.rays import Rays, camera_rays, density, hidden, hull_limits, render_rays
 from headlift.errors import ConfigError
 from headlift.invert.perceptual import FeatureNet, load_feature_net
-from headlift.prior.budget import Budget, record, save_state
-from headlift.prior.dataset import DEPTH_UNIT, Data, on_white, shuffled
+from headlift.prior.budget import ABOUT, Budget, record, save_state
+from headlift.prior.dataset import DEPTH_UNIT, Data, block_depth, on_white, shuffled
+from headlift.prior.measure import FIGURES, Measure, MeasureConfig, known_of
 from headlift.values import Camera
 
 
@@ -237,17 +238,6 @@ def draw_batch(data: Data, config: TrainConfig, step: int, held_out: bool = Fals
         tensor(singles),
         tensor(depths),
     )
-
-
-def block_depth(depth: UInt16[np.ndarray, "d d"], side: int) -> Float[np.ndarray, "r r"]:
-    """Mean depth of blocks that lie on one surface; 0 for those that show a contour or nothing at all."""
-    k = len(depth) // side
-    blocks = depth.reshape(side, k, side, k).transpose(0, 2, 1, 3).reshape(side, side, k * k).astype(np.float64)
-    return blocks.mean(-1) * ((blocks.min(-1) > 0) & (np.ptp(blocks, axis=-1) * DEPTH_UNIT < ONE_SURFACE))
-
-
-ONE_SURFACE = 0.03
-"""Depths in a pixel that differ by less lie on one surface, world units."""
 
 
 @dataclass(frozen=True)
@@ -578,6 +568,10 @@ def _frozen(name: str) -> bool:
     return name.endswith("noise_strength") or ".mapping.embed." in name
 
 
+MEASURED_EVERY = 500
+"""Steps between two measurements."""
+
+
 def run(
     data: Data,
     config: TrainConfig,
@@ -586,6 +580,7 @@ def run(
     device: str = "cpu",
     workers: int = 0,
     save_every: float = 4.0,
+    figures: MeasureConfig = FIGURES,
 ) -> Trainer:
     """Train until the steps or the minutes are over, or until it is told to stop (SIGTERM).
 
@@ -598,6 +593,8 @@ def run(
         # To the processor first: Adam's step counters stay where they are loaded, and a GPU would be waited for.
         trainer.load(torch.load(out / "state.pt", map_location="cpu", weights_only=True))
         print(f"going on at step {trainer.step}", flush=True)
+    known = known_of(data.heads, data.density, data.table, data.depth)
+    measure = Measure(known, figures, trainer.ema.spec.image_resolution, trainer.device)
     means: dict[str, float] = {}
     while trainer.step < config.steps and not budget.over:
         began = time.monotonic()
@@ -607,8 +604,8 @@ def run(
             means[k] = means.get(k, v) * 0.95 + v * 0.05
         if trainer.step % 50 == 0 or trainer.step == 1:
             entry = {"step": trainer.step, "lr": trainer.lr(), **means}
-            if trainer.step % 500 == 0:
-                entry |= trainer.held_out()
+            if trainer.step % MEASURED_EVERY == 0:
+                entry |= trainer.held_out() | measure(trainer.ema)
             record(out, entry)
         if budget.used - saved > save_every:
             save(trainer, out)
@@ -620,4 +617,4 @@ def run(
 def save(trainer: Trainer, out: Path) -> None:
     """Write the state and the generator to use."""
     save_state(out / "state.pt", trainer.state())
-    save_checkpoint(out / "ema.safetensors", trainer.shipped(), {"step": str(trainer.step), "licence": "Apache-2.0"})
+    save_checkpoint(out / "ema.safetensors", trainer.shipped(), ABOUT | {"step": str(trainer.step)})

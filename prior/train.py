@@ -27,11 +27,12 @@ from headlift.eg3d.training.ranks import join, leave
 from headlift.errors import ConfigError, HeadliftError
 from headlift.prior import adversarial, supervised
 from headlift.prior.dataset import load_data
+from headlift.prior.measure import MeasureConfig
 from headlift.prior.ship import carry_away
 
 STAGES: dict[str, tuple[Any, ...]] = {
-    "supervised": (supervised.TrainConfig(),),
-    "adversarial": (adversarial.PRIOR, adversarial.StageConfig()),
+    "supervised": (supervised.TrainConfig(), MeasureConfig()),
+    "adversarial": (adversarial.PRIOR, adversarial.StageConfig(), MeasureConfig()),
 }
 """The settings of each stage, with their defaults: each field is a flag."""
 PARTED = ("families", "betas")
@@ -68,8 +69,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
         parser.add_argument("--start-from", type=Path, help="a finished run: of the supervised stage, or"
                             " the parts that one of this stage left to carry away")  # fmt: skip
     parser.add_argument("--cache", type=Path, help="folder for decoded pictures (about 3 GB)")
-    parser.add_argument("--depths", type=Path, help="file with the pictures' depth (supervised stage): geometry comes"
-                        " sooner and sharper")  # fmt: skip
+    parser.add_argument("--depths", type=Path, help="file with the pictures' depth: in the supervised stage geometry"
+                        " comes sooner and sharper, in both the error of depth is measured")  # fmt: skip
     parser.add_argument("--threads", type=int, help="processor threads")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: a GPU when there is one")
     parser.add_argument("--workers", type=int, default=0, help="threads that prepare batches (with a GPU: 8 or more)")
@@ -100,7 +101,7 @@ def _optional(kind: Callable[[str], Any], text: str) -> Any:
     return None if text == "none" else kind(text)
 
 
-def _supervised(options: dict[str, Any], device: str, config: supervised.TrainConfig) -> None:
+def _supervised(options: dict[str, Any], device: str, config: supervised.TrainConfig, figures: MeasureConfig) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("the supervised stage runs in one process: start it without torchrun")
     began = time.monotonic()
@@ -108,7 +109,8 @@ def _supervised(options: dict[str, Any], device: str, config: supervised.TrainCo
     print(f"{len(data.numbers)} heads, {data.table.shape[1]} features, hull {data.hull.float().mean():.2f} of the"
           f" box, core {len(data.core)} cells, read in {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
     out = options["out"]
-    supervised.run(data, config, out, left(options["minutes"], began), device, options["workers"])
+    minutes = left(options["minutes"], began)
+    supervised.run(data, config, out, minutes, device, options["workers"], figures=figures)
     print(carry_away(out), flush=True)
 
 
@@ -118,7 +120,11 @@ def left(minutes: float, began: float) -> float:
 
 
 def _adversarial(
-    options: dict[str, Any], device: str, config: adversarial.AdversarialConfig, stage: adversarial.StageConfig
+    options: dict[str, Any],
+    device: str,
+    config: adversarial.AdversarialConfig,
+    stage: adversarial.StageConfig,
+    figures: MeasureConfig,
 ) -> None:
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
@@ -128,7 +134,7 @@ def _adversarial(
     try:
         for turn in (True, False):  # the first rank fills the cache, the others read it
             if ranks.first == turn:
-                pool = adversarial.read_pool(options["data"], options["cache"])
+                pool = adversarial.read_pool(options["data"], options["cache"], config.seed, options["depths"])
             ranks.wait()
         out = options["out"]
         adversarial.run(
@@ -141,6 +147,7 @@ def _adversarial(
             device,
             options["workers"],
             ranks,
+            figures=figures,
         )
         if ranks.first:
             print(carry_away(out), flush=True)

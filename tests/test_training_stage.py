@@ -13,21 +13,24 @@ import numpy as np
 import pytest
 import torch
 
+from headlift.eg3d.camera import orbit
 from headlift.eg3d.checkpoint import load_checkpoint, load_discriminator
 from headlift.eg3d.training.ranks import Ranks
 from headlift.eg3d.training.step import Reals
 from headlift.errors import ConfigError
 from headlift.prior import adversarial
-from headlift.prior.adversarial import PRIOR, Feed, Measure, Pool, StageConfig, begin, read_pool
+from headlift.prior.adversarial import PRIOR, Feed, Pool, StageConfig, begin, read_pool
+from headlift.prior.dataset import DEPTH_UNIT
+from headlift.prior.measure import Known, Measure, MeasureConfig
 from headlift.prior.ship import carry_away
 from headlift.prior.train import main, parse
+from headlift.values import Camera
 from tests.helpers.ball_heads import write_heads
 
 PLACE = slice(0, 2)
 CONFIG = replace(PRIOR, batch=2, density_points=20, hold_kimg=0.0, blur_fade_kimg=0.5, neural_initial=16, bf16=False)
-STAGE = StageConfig(
-    judge_base=256, judge_most=8, kimg=0.006, swd_images=2, swd_draws=1, swd_projections=16, sheet_heads=1
-)  # three steps
+STAGE = StageConfig(judge_base=256, judge_most=8, kimg=0.006, sheet_heads=1)  # three steps
+FIGURES = MeasureConfig(swd_images=2, swd_draws=1, swd_projections=16)
 SUPERVISED = ["--widths", "8,8", "--plane-channels", "4", "--w-dim", "8", "--hidden", "8", "--features", "4"]
 SUPERVISED += ["--superres", "4,4", "--heads", "2", "--patch", "16", "--rays", "8", "--others", "1", "--coarse", "4"]
 SUPERVISED += ["--fine", "4", "--hull", "16", "--steps", "1", "--warmup", "1", "--device", "cpu"]
@@ -62,7 +65,7 @@ def test_pictures_come_on_white_with_their_cameras_and_mirrored_ones_with_mirror
         found.image[(found.alpha == 0).expand_as(found.image)],
         torch.tensor(1.0).expand(int((found.alpha == 0).sum()) * 3),
     )
-    rgba = torch.from_numpy(np.array(pool.images)).permute(0, 3, 1, 2).float() / 255
+    rgba = torch.from_numpy(np.array(pool.known.images)).permute(0, 3, 1, 2).float() / 255
     white = (rgba[:, :3] * rgba[:, 3:] + 1 - rgba[:, 3:]) * 2 - 1
     plain = mirrored = 0
     for image, label in zip(found.image, found.label, strict=True):
@@ -96,11 +99,11 @@ def test_what_a_step_sees_depends_on_nothing_but_seed_and_step(pool: Pool) -> No
 def test_a_run_resumes_bit_for_bit_and_leaves_what_is_needed(
     pool: Pool, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = adversarial.run(pool, tmp_path / "whole", CONFIG, STAGE, 5.0, start)
+    whole = adversarial.run(pool, tmp_path / "whole", CONFIG, STAGE, 5.0, start, figures=FIGURES)
     assert whole.step == 3
     short = replace(STAGE, kimg=0.002)
-    adversarial.run(pool, tmp_path / "parts", CONFIG, short, 5.0, start)
-    parts = adversarial.run(pool, tmp_path / "parts", CONFIG, STAGE, 5.0, workers=2)
+    adversarial.run(pool, tmp_path / "parts", CONFIG, short, 5.0, start, figures=FIGURES)
+    parts = adversarial.run(pool, tmp_path / "parts", CONFIG, STAGE, 5.0, workers=2, figures=FIGURES)
     for name in ("generator", "discriminator", "ema"):
         one, other = getattr(whole, name).state_dict(), getattr(parts, name).state_dict()
         assert all(torch.equal(value, other[key]) for key, value in one.items()), name
@@ -150,7 +153,7 @@ def test_a_run_goes_on_from_carried_weights(
     pool: Pool, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = replace(CONFIG, augment_p=0.25)
-    old = adversarial.run(pool, tmp_path / "old", config, replace(STAGE, kimg=0.002), 5.0, start)
+    old = adversarial.run(pool, tmp_path / "old", config, replace(STAGE, kimg=0.002), 5.0, start, figures=FIGURES)
     command = carry_away(tmp_path / "old")
     subprocess.run(command.split(), check=True, capture_output=True)
     new = begin(tmp_path / "old" / "parts", replace(CONFIG, neural_initial=None), STAGE, torch.device("cpu"), Ranks())
@@ -197,10 +200,37 @@ def test_without_a_start_there_is_advice(pool: Pool, tmp_path: Path) -> None:
 
 
 def test_pictures_of_the_data_are_nearer_than_the_generators(pool: Pool, start: Path) -> None:
-    measure = Measure(pool, replace(STAGE, swd_images=6, swd_projections=64), 256, torch.device("cpu"))
+    measure = Measure(pool.known, MeasureConfig(swd_images=6, swd_projections=64), 256, torch.device("cpu"))
     found = measure(load_checkpoint(start / "ema.safetensors"))
     assert 0 < found["swd_data"] < found["swd"]
     assert {f"swd_{side}" for side in (256, 128, 64, 32, 16)} < set(found)
+
+
+def test_heads_drawn_by_their_codes_are_held_against_the_truth(start: Path) -> None:
+    generator = load_checkpoint(start / "ema.safetensors")
+    labels = torch.cat([orbit(yaw, 0.0).label for yaw in (0.0, 0.3)])
+    codes = torch.randn(2, generator.spec.mapping.z_dim, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ws = generator.mapping(codes, labels)
+        shown = generator.render(generator.planes(ws), ws, Camera.from_label(labels))
+    pictures = ((shown.image.clamp(-1, 1) + 1) * 127.5).round().permute(0, 2, 3, 1).byte()
+    opaque = torch.full((2, 256, 256, 1), 255, dtype=torch.uint8)
+    depth = (shown.depth[:, 0] / DEPTH_UNIT).round().numpy().astype(np.uint16)
+    rows = np.arange(2)
+    known = Known(torch.cat([pictures, opaque], 3).numpy(), labels.numpy(), rows, rows, codes.numpy(), depth)
+    device = torch.device("cpu")
+    right = Measure(known, replace(FIGURES, swd_images=0), 256, device)(generator)
+    assert right["known_psnr"] > 50
+    assert right["known_depth"] < DEPTH_UNIT
+    assert set(right) == {"known_psnr", "known_depth"}
+    others = replace(known, codes=codes.flip(0).numpy(), depth=None)
+    assert (
+        Measure(others, replace(FIGURES, swd_images=0), 256, device)(generator)["known_psnr"] < right["known_psnr"] - 3
+    )
+    deeper = Measure(replace(known, depth=depth + 100), replace(FIGURES, swd_images=0), 256, device)(generator)
+    assert deeper["known_depth"] == pytest.approx(100 * DEPTH_UNIT, abs=DEPTH_UNIT)
+    longer = replace(known, codes=np.zeros((2, codes.shape[1] + 1)))
+    assert Measure(longer, replace(FIGURES, swd_images=0), 256, device)(generator) == {}
 
 
 def test_flags_of_both_stages() -> None:

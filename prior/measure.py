@@ -1,0 +1,171 @@
+"""How far a generator has come, while it trains, without any downloaded network.
+
+The sliced Wasserstein distance of random heads to pictures of heads that are held out of training, and how such heads
+come out when they are drawn by the codes of their parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8, UInt16
+from torch import Tensor
+from torch.nn import functional as F
+
+from headlift.eg3d.generator import Generator
+from headlift.eg3d.training.losses import psnr
+from headlift.eg3d.training.metrics import sliced_wasserstein
+from headlift.prior.codes import Density
+from headlift.prior.dataset import DEPTH_UNIT, block_depth
+from headlift.prior.heads import HELD_OUT, Heads
+from headlift.values import Camera
+
+AT_ONCE = 8
+"""Pictures that are drawn at a time."""
+SOLID = 0.5
+"""Opacity from which on a pixel has a depth."""
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """What is measured while training."""
+
+    swd_images: int = 200
+    """Pictures on both sides of the sliced Wasserstein distance; 0 for none."""
+    swd_projections: int = 512
+    """Its random directions."""
+    swd_draws: int = 5
+    """Draws of patches and directions whose mean it is."""
+    known_images: int = 64
+    """Pictures of held-out heads that are drawn by the codes of their parameters and held against the truth; 0 for
+    none."""
+
+
+FIGURES = MeasureConfig()
+
+
+@dataclass(frozen=True)
+class Known:
+    """Pictures to be measured on, and what is known of the heads that they show."""
+
+    images: UInt8[np.ndarray, "n s s 4"]
+    """RGBA, straight alpha; possibly a memory map."""
+    labels: Float[np.ndarray, "n 25"]
+    """EG3D camera labels."""
+    learned: Int[np.ndarray, " k"]
+    """Rows that are learned from."""
+    held_out: Int[np.ndarray, " h"]
+    """Rows of other heads."""
+    codes: Float[np.ndarray, "h z"]
+    """Of the heads in `held_out`, from their parameters."""
+    depth: UInt16[np.ndarray, "n d d"] | None
+    """Distance along the ray in counts of `DEPTH_UNIT`, 0 where nothing is; None where it is not known."""
+
+
+def known_of(
+    heads: Heads, density: Density, table: Float[np.ndarray, "h f"], depth: UInt16[np.ndarray, "n d d"] | None
+) -> Known:
+    """The usable pictures of heads; `density` and `table` as `dataset.known_codes` gives them."""
+    everyone = sorted(heads.params)
+    views = heads.views(everyone)
+    learned = [views[h] for h in everyone if h not in HELD_OUT]
+    others = [(i, row) for i, h in enumerate(everyone) if h in HELD_OUT for row in views[h]]
+    ranks, rows = np.array(others, dtype=int).reshape(-1, 2).T
+    codes = density.encode(table, None)[ranks]
+    return Known(heads.images, heads.labels, np.concatenate(learned), rows, codes, depth)
+
+
+class Measure:
+    """Figures of a generator whose pictures have `side` pixels, on `device`.
+
+    Beside the sliced Wasserstein distance stands, as what could be reached, that of as many pictures of the heads that
+    are learned from. Where no heads are held out, both sides come from these.
+    """
+
+    def __init__(self, known: Known, config: MeasureConfig, side: int, device: torch.device) -> None:
+        random = np.random.default_rng(0)
+        learned = random.permutation(known.learned)
+        order = random.permutation(len(known.held_out))
+        others = known.held_out[order] if len(order) else learned[len(learned) // 2 :]
+        learned = learned if len(order) else learned[: len(learned) // 2]
+        count = min(config.swd_images, len(learned), len(others))
+        self.known, self.config, self.side, self.device = known, config, side, device
+        self.learned, self.others, self.drawn = learned[:count], others[:count], order[: config.known_images]
+
+    def __call__(self, generator: Generator) -> dict[str, float]:
+        """The figures by name; nothing without pictures.
+
+        `swd` and its levels by their sides in pixels, `swd_data` and its own; where the generator takes codes of this
+        length, `known_psnr` in dB, the mean over whole pictures on white, and `known_depth`, the median absolute error
+        in world units.
+        """
+        drawable = generator.spec.mapping.z_dim == self.known.codes.shape[1]
+        return self._distance(generator) | (self._known(generator) if drawable else {})
+
+    @cached_property
+    def true(self) -> Float[Tensor, "k 3 side side"]:
+        """What the distance is measured to."""
+        return self._pictures(self.others)
+
+    @cached_property
+    def floor(self) -> dict[str, float]:
+        """The distance of real pictures."""
+        return self._named("swd_data", self._pictures(self.learned))
+
+    @torch.no_grad()
+    def _distance(self, generator: Generator) -> dict[str, float]:
+        if not len(self.others):
+            return {}
+        random = torch.Generator().manual_seed(0)
+        shown = []
+        for label in self._labels(self.others).split(AT_ONCE):
+            z = torch.randn(len(label), generator.spec.mapping.z_dim, generator=random).to(self.device)
+            ws = generator.mapping(z, label)
+            image = generator.render(generator.planes(ws), ws, Camera.from_label(label)).image
+            shown.append(image.clamp(-1, 1))
+        return self._named("swd", torch.cat(shown)) | self.floor
+
+    @torch.no_grad()
+    def _known(self, generator: Generator) -> dict[str, float]:
+        figures, missed = [], []
+        for some in np.array_split(self.drawn, -(-len(self.drawn) // AT_ONCE)) if len(self.drawn) else ():
+            rows = self.known.held_out[some]
+            label = self._labels(rows)
+            z = torch.from_numpy(self.known.codes[some]).float().to(self.device)
+            ws = generator.mapping(z, label)
+            output = generator.render(generator.planes(ws), ws, Camera.from_label(label))
+            truth = self._pictures(rows)
+            figures += [float(psnr(a, b)) for a, b in zip(output.image.clamp(-1, 1), truth, strict=True)]
+            if self.known.depth is not None:
+                side = output.depth.shape[-1]
+                blocks = np.stack([block_depth(self.known.depth[row], side) for row in rows]) * DEPTH_UNIT
+                true = torch.from_numpy(blocks).to(output.depth)[:, None]
+                missed.append((output.depth - true).abs()[(true > 0) & (output.alpha > SOLID)].cpu())
+        found = {"known_psnr": float(np.mean(figures))} if figures else {}
+        return found | ({"known_depth": float(torch.cat(missed).median())} if missed else {})
+
+    def _named(self, name: str, pictures: Float[Tensor, "n 3 s s"]) -> dict[str, float]:
+        random = torch.Generator(self.device).manual_seed(0)
+        config = self.config
+        levels = sliced_wasserstein(pictures, self.true, random, config.swd_projections, config.swd_draws)
+        return {name: float(np.mean(list(levels.values()))), **{f"{name}_{side}": v for side, v in levels.items()}}
+
+    def _labels(self, rows: Int[np.ndarray, " k"]) -> Float[Tensor, "k 25"]:
+        return torch.from_numpy(self.known.labels[rows]).float().to(self.device)
+
+    def _pictures(self, rows: Int[np.ndarray, " k"]) -> Float[Tensor, "k 3 side side"]:
+        rgba = torch.from_numpy(np.ascontiguousarray(self.known.images[rows])).to(self.device)
+        return whitened(rgba, self.side)[:, :3] * 2 - 1
+
+
+def whitened(rgba: UInt8[Tensor, "n s s 4"], side: int) -> Float[Tensor, "n 4 side side"]:
+    """RGB on white and opacity in [0, 1], `side` pixels wide."""
+    values = rgba.permute(0, 3, 1, 2).float() / 255
+    alpha = values[:, 3:]
+    values = torch.cat([values[:, :3] * alpha + 1 - alpha, alpha], dim=1)
+    if values.shape[-1] == side:
+        return values
+    return F.interpolate(values, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
