@@ -19,6 +19,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -149,10 +150,11 @@ def write_dataset(
         return 0
     _claim(folder, settings)
     missing = [i for i in heads if not _params_path(folder, i).exists()]
-    drawn = spread(partial(_studio, bundle, settings), partial(_draw_head, folder, settings), missing, procs)
-    for done, _ in enumerate(drawn, start=len(heads) - len(missing) + 1):
-        if progress:
-            progress(done, len(heads))
+    make, work = partial(_studio, bundle, settings), partial(_draw_head, folder, settings)
+    with closing(spread(make, work, missing, procs)) as drawn:
+        for done, _ in enumerate(drawn, start=len(heads) - len(missing) + 1):
+            if progress:
+                progress(done, len(heads))
     wanted = list(heads) if packed else sorted(int(p.stem[4:]) for p in (folder / "params").glob("head*.json"))
     body = Body(load_bundle(bundle))
     labels = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,11 @@ def write_depths(
     rows = {number: np.flatnonzero(index.head == number) for number in index.params}
     missing = [number for number, mine in rows.items() if not stored[mine].any()]
     tasks = [(index.params[number], index.labels[rows[number]], number) for number in missing]
-    drawn = spread(partial(_studio, bundle), partial(_draw_head, last), tasks, procs)
-    for done, ((*_, number), maps) in enumerate(drawn, start=len(rows) - len(missing) + 1):
-        stored[rows[number]] = maps
-        if progress:
-            progress(done, len(rows))
+    with closing(spread(partial(_studio, bundle), partial(_draw_head, last), tasks, procs)) as drawn:
+        for done, ((*_, number), maps) in enumerate(drawn, start=len(rows) - len(missing) + 1):
+            stored[rows[number]] = maps
+            if progress:
+                progress(done, len(rows))
     stored.flush()
     _part(out).replace(out)
     return len(stored)

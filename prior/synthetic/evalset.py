@@ -34,13 +34,14 @@ def write_evalset(
 
     Raises DataError without a bundle, OutputError when the folder holds another set, DeviceError without OpenGL.
     """
-    studio = Studio(load_bundle(bundle), res, ss=2)
+    assets = load_bundle(bundle)
     made_with = {"seed": seed, "recipe": recipe, "res": res}
     settings = out / "settings.json"
     if settings.exists() and json.loads(settings.read_bytes()) != made_with:
         raise OutputError(f"{out} holds a set that was made with {settings.read_text()}. Take another folder.")
     if out.exists() and any(out.iterdir()) and not settings.exists():
         raise OutputError(f"{out} holds something else. Take another folder.")
+    studio = Studio(assets, res, ss=2)
     write_text(settings, json.dumps(made_with))
     labels = []
     for index in range(heads):

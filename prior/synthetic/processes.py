@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any, Protocol, TypeVar
 
@@ -25,11 +25,11 @@ Tools = TypeVar("Tools", bound=Closable)
 
 def spread(
     make: Callable[[], Tools], work: Callable[[Tools, Task], Result], tasks: Sequence[Task], procs: int
-) -> Iterator[tuple[Task, Result]]:
+) -> Generator[tuple[Task, Result], None, None]:
     """Each task with what `work` makes of it, as they are done; each process has the tools that `make` gives it.
 
-    With one process everything happens in this one. Raises ConfigError for less than one, and what `make` and `work`
-    raise.
+    With one process everything happens in this one, and the tools are given back when the generator is closed. Raises
+    ConfigError for less than one, and what `make` and `work` raise.
     """
     if procs < 1:
         raise ConfigError(f"--procs must be at least 1: seen {procs}.")
