@@ -517,7 +517,9 @@ class AppConfig:
 
 
 def published(method: Method) -> InversionConfig:
-    """The settings of a method with the constants that its authors give; those of `best` are headlift's own.
+    """The settings of a method with the constants that its authors give, where they tell their units.
+
+    Those of `best` are headlift's own; `docs/methods.md` says what differs.
 
     Published methods have no guard, no opacity against the mask, no landmarks, and most of them keep the camera.
     """

@@ -1,13 +1,19 @@
 """How far a generator has come, while it trains, without any downloaded network.
 
 The sliced Wasserstein distance of random heads to pictures of heads that are held out of training, and how such heads
-come out when they are drawn by the codes of their parameters.
+come out when they are drawn by the codes of their parameters. The loops of training log it; of files it is told by
+
+    python -m headlift.prior.measure HEADS FILE.safetensors ... --cache out/cache
+
+which also says what distance real pictures have that show no more than 128 or 64 pixels do.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,12 +21,15 @@ from jaxtyping import Float, Int, UInt8, UInt16
 from torch import Tensor
 from torch.nn import functional as F
 
+from headlift.device import find_device
+from headlift.eg3d.checkpoint import load_checkpoint
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.training.losses import psnr
 from headlift.eg3d.training.metrics import sliced_wasserstein
 from headlift.prior.codes import Density
-from headlift.prior.dataset import DEPTH_UNIT, block_depth
-from headlift.prior.heads import HELD_OUT, Heads
+from headlift.prior.command import run_command
+from headlift.prior.dataset import DEPTH_UNIT, block_depth, known_codes, read_depths
+from headlift.prior.heads import HELD_OUT, Heads, read_heads
 from headlift.values import Camera
 
 AT_ONCE = 8
@@ -103,20 +112,20 @@ class Measure:
         in world units.
         """
         drawable = generator.spec.mapping.z_dim == self.known.codes.shape[1]
-        return self._distance(generator) | (self._known(generator) if drawable else {})
+        return self._samples(generator) | (self._known(generator) if drawable else {})
 
     @cached_property
     def true(self) -> Float[Tensor, "k 3 side side"]:
         """What the distance is measured to."""
-        return self._pictures(self.others)
+        return self.pictures(self.others)
 
     @cached_property
     def floor(self) -> dict[str, float]:
         """The distance of real pictures."""
-        return self._named("swd_data", self._pictures(self.learned))
+        return self.distance("swd_data", self.pictures(self.learned))
 
     @torch.no_grad()
-    def _distance(self, generator: Generator) -> dict[str, float]:
+    def _samples(self, generator: Generator) -> dict[str, float]:
         if not len(self.others):
             return {}
         random = torch.Generator().manual_seed(0)
@@ -126,7 +135,7 @@ class Measure:
             ws = generator.mapping(z, label)
             image = generator.render(generator.planes(ws), ws, Camera.from_label(label)).image
             shown.append(image.clamp(-1, 1))
-        return self._named("swd", torch.cat(shown)) | self.floor
+        return self.distance("swd", torch.cat(shown)) | self.floor
 
     @torch.no_grad()
     def _known(self, generator: Generator) -> dict[str, float]:
@@ -137,7 +146,7 @@ class Measure:
             z = torch.from_numpy(self.known.codes[some]).float().to(self.device)
             ws = generator.mapping(z, label)
             output = generator.render(generator.planes(ws), ws, Camera.from_label(label))
-            truth = self._pictures(rows)
+            truth = self.pictures(rows)
             figures += [float(psnr(a, b)) for a, b in zip(output.image.clamp(-1, 1), truth, strict=True)]
             if self.known.depth is not None:
                 side = output.depth.shape[-1]
@@ -147,7 +156,8 @@ class Measure:
         found = {"known_psnr": float(np.mean(figures))} if figures else {}
         return found | ({"known_depth": float(torch.cat(missed).median())} if missed else {})
 
-    def _named(self, name: str, pictures: Float[Tensor, "n 3 s s"]) -> dict[str, float]:
+    def distance(self, name: str, pictures: Float[Tensor, "n 3 s s"]) -> dict[str, float]:
+        """The sliced Wasserstein distance of as many pictures in [-1, 1], as `name`, and its levels by their sides."""
         random = torch.Generator(self.device).manual_seed(0)
         config = self.config
         levels = sliced_wasserstein(pictures, self.true, random, config.swd_projections, config.swd_draws)
@@ -156,9 +166,17 @@ class Measure:
     def _labels(self, rows: Int[np.ndarray, " k"]) -> Float[Tensor, "k 25"]:
         return torch.from_numpy(self.known.labels[rows]).float().to(self.device)
 
-    def _pictures(self, rows: Int[np.ndarray, " k"]) -> Float[Tensor, "k 3 side side"]:
+    def pictures(self, rows: Int[np.ndarray, " k"]) -> Float[Tensor, "k 3 side side"]:
+        """Pictures of the data on white, in [-1, 1]."""
         rgba = torch.from_numpy(np.ascontiguousarray(self.known.images[rows])).to(self.device)
         return whitened(rgba, self.side)[:, :3] * 2 - 1
+
+
+def blurred(pictures: Float[Tensor, "n 3 s s"], side: int) -> Float[Tensor, "n 3 s s"]:
+    """What `side` pixels show of pictures."""
+    size = pictures.shape[-1]
+    small = F.interpolate(pictures, size=(side, side), mode="bicubic", align_corners=False, antialias=True)
+    return F.interpolate(small, size=(size, size), mode="bicubic", align_corners=False).clamp(-1, 1)
 
 
 def whitened(rgba: UInt8[Tensor, "n s s 4"], side: int) -> Float[Tensor, "n 4 side side"]:
@@ -169,3 +187,30 @@ def whitened(rgba: UInt8[Tensor, "n s s 4"], side: int) -> Float[Tensor, "n 4 si
     if values.shape[-1] == side:
         return values
     return F.interpolate(values, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("heads", type=Path, help="folder with heads-*.zip")
+    parser.add_argument("files", type=Path, nargs="+", help="generators as training leaves them")
+    parser.add_argument("--cache", type=Path, help="folder for decoded pictures (about 3 GB)")
+    parser.add_argument("--depths", type=Path, help="file with the pictures' depth")
+    parser.add_argument("--images", type=int, default=FIGURES.swd_images, help="pictures on both sides")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: a GPU when there is one")
+    options = parser.parse_args()
+    device = find_device(options.device)
+    heads = read_heads(options.heads, None if options.cache is None else options.cache / "images.npy")
+    depth = None if options.depths is None else read_depths(options.depths, heads)
+    known = known_of(heads, *known_codes(heads, seed=0), depth)
+    config = replace(FIGURES, swd_images=options.images)
+    for file in options.files:
+        generator = load_checkpoint(file, device)
+        measure = Measure(known, config, generator.spec.image_resolution, device)
+        print(file, " ".join(f"{k} {v:.4g}" for k, v in measure(generator).items()), flush=True)
+    for side in (128, 64):
+        found = measure.distance(f"swd_data_of_{side}", blurred(measure.pictures(measure.learned), side))
+        print(" ".join(f"{k} {v:.4g}" for k, v in found.items()), flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # now: loaded after an OpenGL context, its compiler and Mesa's end the process
 from fake_makehuman import write_release
 from PIL import Image
 from scipy.spatial import cKDTree
