@@ -26,6 +26,7 @@ from headlift.eg3d.checkpoint import load_checkpoint
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.training.losses import psnr
 from headlift.eg3d.training.metrics import sliced_wasserstein
+from headlift.evaluate.distribution import fid, inception, kid
 from headlift.prior.codes import Density
 from headlift.prior.command import run_command
 from headlift.prior.dataset import DEPTH_UNIT, block_depth, known_codes, read_depths
@@ -51,6 +52,9 @@ class MeasureConfig:
     known_images: int = 64
     """Pictures of held-out heads that are drawn by the codes of their parameters and held against the truth; 0 for
     none."""
+    inception: str | None = None
+    """File of torchvision's Inception v3 (`headlift weights fetch inception`), for FID and KID of the pictures of the
+    distance; needs torchvision."""
 
 
 FIGURES = MeasureConfig()
@@ -107,9 +111,10 @@ class Measure:
     def __call__(self, generator: Generator) -> dict[str, float]:
         """The figures by name; nothing without pictures.
 
-        `swd` and its levels by their sides in pixels, `swd_data` and its own; where the generator takes codes of this
-        length, `known_psnr` in dB, the mean over whole pictures on white, and `known_depth`, the median absolute error
-        in world units.
+        `swd` and its levels by their sides in pixels, `swd_data` and its own; with Inception `fid`, `kid` and those of
+        the data (`evaluate/distribution.py` says what they are worth); where the generator takes codes of this length,
+        `known_psnr` in dB, the mean over whole pictures on white, and `known_depth`, the median absolute error in
+        world units.
         """
         drawable = generator.spec.mapping.z_dim == self.known.codes.shape[1]
         return self._samples(generator) | (self._known(generator) if drawable else {})
@@ -135,7 +140,18 @@ class Measure:
             ws = generator.mapping(z, label)
             image = generator.render(generator.planes(ws), ws, Camera.from_label(label)).image
             shown.append(image.clamp(-1, 1))
-        return self.distance("swd", torch.cat(shown)) | self.floor
+        pictures = torch.cat(shown)
+        found = self.distance("swd", pictures) | self.floor
+        if self.config.inception is None:
+            return found
+        features, true = self._features(pictures), self._features(self.true)
+        data = self._features(self.pictures(self.learned))
+        found |= {"fid": fid(features, true), "kid": kid(features, true)}
+        return found | {"fid_data": fid(data, true), "kid_data": kid(data, true)}
+
+    def _features(self, pictures: Float[Tensor, "n 3 s s"]) -> Float[np.ndarray, "n d"]:
+        assert self.config.inception is not None
+        return inception(Path(self.config.inception))(list(pictures.cpu().split(1)))
 
     @torch.no_grad()
     def _known(self, generator: Generator) -> dict[str, float]:
@@ -196,13 +212,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder for decoded pictures (about 3 GB)")
     parser.add_argument("--depths", type=Path, help="file with the pictures' depth")
     parser.add_argument("--images", type=int, default=FIGURES.swd_images, help="pictures on both sides")
+    parser.add_argument("--inception", help="file of torchvision's Inception v3, for FID and KID")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: a GPU when there is one")
     options = parser.parse_args()
     device = find_device(options.device)
     heads = read_heads(options.heads, None if options.cache is None else options.cache / "images.npy")
     depth = None if options.depths is None else read_depths(options.depths, heads)
     known = known_of(heads, *known_codes(heads, seed=0), depth)
-    config = replace(FIGURES, swd_images=options.images)
+    config = replace(FIGURES, swd_images=options.images, inception=options.inception)
     for file in options.files:
         generator = load_checkpoint(file, device)
         measure = Measure(known, config, generator.spec.image_resolution, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from headlift.eg3d.checkpoint import load_checkpoint, load_discriminator
 from headlift.eg3d.training.ranks import Ranks
 from headlift.eg3d.training.step import Reals
 from headlift.errors import ConfigError
+from headlift.evaluate.distribution import fid, kid
 from headlift.prior import adversarial
+from headlift.prior import measure as measuring
 from headlift.prior.adversarial import PRIOR, Feed, Pool, StageConfig, begin, read_pool
 from headlift.prior.dataset import DEPTH_UNIT
 from headlift.prior.measure import Known, Measure, MeasureConfig
@@ -204,6 +207,27 @@ def test_pictures_of_the_data_are_nearer_than_the_generators(pool: Pool, start: 
     found = measure(load_checkpoint(start / "ema.safetensors"))
     assert 0 < found["swd_data"] < found["swd"]
     assert {f"swd_{side}" for side in (256, 128, 64, 32, 16)} < set(found)
+
+
+def test_with_inception_the_sets_are_compared_by_its_features(
+    pool: Pool, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def colours(weights: Path) -> Callable[[Sequence[torch.Tensor]], np.ndarray]:
+        """Mean colours instead of a network's features."""
+        asked.append(weights)
+        return lambda pictures: np.stack([picture.mean((0, 2, 3)).numpy() for picture in pictures])
+
+    monkeypatch.setattr(measuring, "inception", colours)
+    config = MeasureConfig(swd_images=6, swd_projections=16, swd_draws=1, known_images=0, inception="inception.pth")
+    measure = Measure(pool.known, config, 256, torch.device("cpu"))
+    found = measure(load_checkpoint(start / "ema.safetensors"))
+    assert set(asked) == {Path("inception.pth")}
+    true, data = (measure.pictures(rows).mean((2, 3)).numpy() for rows in (measure.others, measure.learned))
+    assert found["fid_data"] == pytest.approx(fid(data, true))
+    assert found["kid_data"] == pytest.approx(kid(data, true))
+    assert found["fid"] != found["fid_data"]
 
 
 def test_heads_drawn_by_their_codes_are_held_against_the_truth(start: Path) -> None:
