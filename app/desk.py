@@ -213,12 +213,18 @@ class Desk:
         def work(job: Job[Kept]) -> Kept:
             pixels = self._pixels(photo.path, photo.name)
             result = reconstruct(pixels, config, job.on_step, job.should_stop, lambda crops: job.check())
-            job.check()
-            return self._keep_result(visitor, photo.name, result, config)
+            return self._keep_result(visitor, photo.name, result, config, job.check)
 
         return self.queue.submit(Job(f"Lifting {photo.name}", tab, visitor, work))
 
-    def _keep_result(self, visitor: str, name: str, result: Reconstruction, config: ReconstructConfig) -> Kept:
+    def _keep_result(
+        self,
+        visitor: str,
+        name: str,
+        result: Reconstruction,
+        config: ReconstructConfig,
+        check: Callable[[], None],
+    ) -> Kept:
         def write(folder: Path) -> None:
             head = head_of(result.inversion, result.base_sha256, result.crop, config)
             write_head(folder / HEAD, head, result.base)
@@ -227,7 +233,8 @@ class Desk:
             write_mesh(result.mesh, folder / PLAIN_MESH, placement, {"photo": camera})
 
         about = f"{result.inversion.reason}. PSNR {result.check.psnr:.1f} dB against the photo."
-        return self._keep(visitor, name, about[:1].upper() + about[1:], write, tuple(result.check.complaints))
+        about = about[:1].upper() + about[1:]
+        return self._keep(visitor, name, about, write, tuple(result.check.complaints), check=check)
 
     def random_head(self, visitor: str, seed: int | None = None) -> Kept:
         """A head that the prior makes up; the same for the same seed."""
@@ -314,8 +321,12 @@ class Desk:
         write: Callable[[Path], object],
         doubts: tuple[str, ...] = (),
         of: tuple[str, Amounts] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> Kept:
-        """Give a head a folder of its own, with its thumbnail; the visitor's oldest goes when there are too many."""
+        """Give a head a folder of its own, with its thumbnail; the visitor's oldest goes when there are too many.
+
+        `check` raises when it is not wanted any more once it is written; nothing of it stays then.
+        """
         id = secrets.token_hex(8)
         folder = self.visitors.folder(visitor) / id
         folder.mkdir(mode=0o700)
@@ -323,7 +334,9 @@ class Desk:
         try:
             write(folder)
             write_bytes(folder / THUMBNAIL, self.shelf.view(kept.file).jpeg(0.35, 0.1))
+            check()
         except BaseException:
+            self.shelf.drop(folder)
             shutil.rmtree(folder, ignore_errors=True)
             raise
         with self._changing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -27,7 +28,7 @@ from headlift.app.files import (
     plain_name,
     sweep_uploads,
 )
-from headlift.app.jobs import Job, JobQueue, QueueError, State
+from headlift.app.jobs import CalledOffError, Job, JobQueue, QueueError, State
 from headlift.app.server import COOKIE, Gate, add_routes, allowed_hosts, bound_socket, cookie_in
 from headlift.app.timing import PROBE_STEPS, Pace, Paces, kind, pace_of, shortened, stages, time_left
 from headlift.app.views import DRAFTS, amounts_of
@@ -35,6 +36,7 @@ from headlift.config import AppConfig, ReconstructConfig, VideoConfig, preset
 from headlift.editing.identity import identity_drift
 from headlift.errors import ConfigError, FaceError, HeadFileError, PhotoError
 from headlift.invert.perceptual import load_distance
+from headlift.outputs import HEAD
 from headlift.values import Step
 
 
@@ -451,6 +453,19 @@ def test_obj_goes_with_all_its_files(desk: Desk, visitor: str, monkeypatch: pyte
         if format == "obj":
             names = zipfile.ZipFile(job.result).namelist()
             assert {Path(name).suffix for name in names} >= {".obj", ".mtl"}
+
+
+def test_a_head_discarded_while_it_is_written_leaves_nothing(desk: Desk, visitor: str) -> None:
+    kept = desk.random_head(visitor, seed=3)
+    there = set(desk.visitors.folder(visitor).iterdir())
+
+    def called_off() -> None:
+        raise CalledOffError
+
+    with pytest.raises(CalledOffError):
+        desk._keep(visitor, "late", "", lambda folder: shutil.copy(kept.file, folder / HEAD), check=called_off)
+    assert desk.heads(visitor) == (kept,)
+    assert set(desk.visitors.folder(visitor).iterdir()) == there
 
 
 @pytest.mark.parametrize(
