@@ -100,6 +100,7 @@ def run_batch(
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
+    others = set(multiprocessing.active_children())
     crew = [_Worker(context, threads, stop) for _ in range(workers)]
     rows: dict[Path, Row] = {}
     waiting = list(reversed(tasks))
@@ -119,6 +120,10 @@ def run_batch(
                 idle.append(worker)
                 rows[task.photo] = row
                 on_row(row)
+    except KeyboardInterrupt:  # the second ctrl-C: not even what is under way is waited for
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        raise
     except BaseException:
         stop.set()
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -65,6 +66,21 @@ def test_stopping_keeps_what_is_done_and_begins_nothing_new(tmp_path: Path) -> N
     assert [row.photo for row in done] == ["a.jpg", "b_slow.jpg"]
     assert rows[2].message == "not begun"
     assert not (tmp_path / "out" / "c").exists()
+
+
+def test_the_second_interrupt_waits_for_nobody(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "in", "b_stuck.jpg")
+    began = tmp_path / "out" / "b_stuck" / "began"
+
+    def should_stop() -> bool:
+        if began.exists():
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(folder, tmp_path / "out", ReconstructConfig(), 1, should_stop=should_stop, work=by_name)
+    assert not (tmp_path / "out" / "b_stuck" / "result").exists()
+    assert not multiprocessing.active_children()
 
 
 def test_a_folder_without_photos_and_no_workers_are_refused(tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ def by_name(
         raise ZeroDivisionError("a bug")
     if "killer" in name:
         os._exit(9)
+    if "stuck" in name:  # hears of nothing for a minute
+        task.out.mkdir(parents=True)
+        (task.out / "began").touch()
+        time.sleep(60)
     while "slow" in name and not should_stop():
         time.sleep(0.02)
     if "dark" in name:
