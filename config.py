@@ -20,6 +20,8 @@ Frame = Literal["ffhq", "embedded"]
 """Whose heads look straight ahead."""
 FRAME = "frame"
 """The entry in the metadata of a weights file that says it."""
+PRIOR_NAME = "headlift embedded prior"
+"""The entry `name` of the prior that is shipped; its file is older than the entry above."""
 NONE = "none"
 """What stands in tables of settings for no value."""
 

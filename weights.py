@@ -19,7 +19,7 @@ from typing import Literal
 
 import torch
 
-from headlift.config import FRAME, Frame
+from headlift.config import FRAME, PRIOR_NAME, Frame
 from headlift.eg3d.checkpoint import (
     GENERATOR,
     load_checkpoint,
@@ -165,7 +165,8 @@ def looks_ahead(name_or_path: str, asked: Literal["auto", "ffhq", "embedded"] = 
         return asked
     if name_or_path == EMBEDDED:
         return "embedded"
-    return "embedded" if read_metadata(find_generator(name_or_path)).get(FRAME) == "embedded" else "ffhq"
+    told = read_metadata(find_generator(name_or_path))
+    return "embedded" if told.get(FRAME) == "embedded" or told.get("name") == PRIOR_NAME else "ffhq"
 
 
 def find_generator(name_or_path: str) -> Path:

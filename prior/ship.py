@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from headlift.config import PRIOR_NAME
 from headlift.eg3d.checkpoint import load_checkpoint, load_discriminator, read_metadata, save_checkpoint
 from headlift.errors import DataError
 from headlift.prior.budget import ABOUT
@@ -31,7 +32,7 @@ def ship(run: Path, file: Path) -> str:
         raise DataError(f"{run} is no folder of a run of headlift.prior.train ({error}).") from error
     held_out = next((entry["held_out_image"] for entry in reversed(log) if "held_out_image" in entry), None)
     metadata = ABOUT | {
-        "name": "headlift embedded prior",
+        "name": PRIOR_NAME,
         "data": "synthetic heads of this project (MakeHuman CC0 assets, procedural hair); 2800 to 2999 held out",
         "steps": read_metadata(weights).get("step", "unknown"),
         "held_out_psnr": f"{held_out:.2f}" if held_out is not None else "unknown",

@@ -298,5 +298,6 @@ def test_a_file_says_what_it_takes_for_straight_ahead(tmp_path: Path) -> None:
         save_checkpoint(tmp_path / f"{name}.safetensors", random_generator(), metadata)
     ours, silent = (str(tmp_path / f"{name}.safetensors") for name in ("ours", "silent"))
     assert [looks_ahead(name) for name in (EMBEDDED, ours, silent)] == ["embedded", "embedded", "ffhq"]
+    assert looks_ahead(str(find_generator(EMBEDDED))) == "embedded"
     assert looks_ahead(EMBEDDED, "ffhq") == "ffhq"
     assert looks_ahead(silent, "embedded") == "embedded"
