@@ -576,7 +576,7 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
         camera = replace(camera, preheat=0.0 if name == "fast" else 0.2)
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, mse=1.0, raw=1.0, candidates=16, split=0.5)
         latent = replace(latent, relief=300.0, depth=300.0, sides=1.0)
-        tuning = replace(tuning, steps=170, lr=5e-4, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.3, stop=0.0)
+        tuning = replace(tuning, steps=120, lr=5e-4, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.3, stop=0.0)
         tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, const_gain=3.0, photo_gain=15.0, muon=0.8)
         tuning = replace(tuning, geometry_every=3, backbone_every=2, back_steps=60)
     if name == "fast":
