@@ -4,6 +4,11 @@ The command line catches `HeadliftError`, prints its message without a traceback
 Anything else that escapes is a bug of ours.
 """
 
+import pickle
+
+UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, pickle.UnpicklingError)
+"""What comes of reading PyTorch's files, by `weights_only`, where they are damaged or of another kind."""
+
 
 class HeadliftError(Exception):
     """Base of every error that a user can cause and can mend."""

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from headlift.errors import WeightsError
+from headlift.errors import UNREADABLE, WeightsError
 
 SIDE = 299
 """What the network takes, pixels."""
@@ -36,7 +36,7 @@ def inception(weights: Path) -> Inception:
     network = inception_v3(weights=None, init_weights=False, transform_input=False)
     try:
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, AttributeError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise WeightsError(f"{weights} does not hold the weights of Inception v3 ({str(error)[:200]}).") from None
     network.fc = torch.nn.Identity()
     network.eval().requires_grad_(False)

@@ -10,7 +10,6 @@ A target is prepared once (`Distance.prepare`) and compared many times, as optim
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headlift.config import Perceptual
-from headlift.errors import WeightsError
+from headlift.errors import UNREADABLE, WeightsError
 from headlift.invert.losses import COMPARE_AT, area_downsample
 
 STAGES = (32, 64, 96, 128)
@@ -196,8 +195,6 @@ def load_feature_net(weights: Mapping[str, Tensor]) -> FeatureNet:
     return net.eval().requires_grad_(False)
 
 
-UNREADABLE = (OSError, RuntimeError, KeyError, AttributeError, ValueError, EOFError, pickle.UnpicklingError)
-"""What comes of a file of weights that is damaged or another network's."""
 BACKBONES = {"alex": ("alexnet", "alexnet-owt-"), "vgg": ("vgg16", "vgg16-")}
 """LPIPS's backbones: name in torchvision, and how its weight file's name begins."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from headlift.errors import WeightsError
+from headlift.errors import UNREADABLE, WeightsError
 from headlift.pose_estimation.warp import resize
 
 IDENTITY_SIDE = 160
@@ -41,7 +40,7 @@ def identity_network(weights: Path) -> torch.nn.Module:
     try:
         stored = torch.load(weights, map_location="cpu", weights_only=True)
         network.load_state_dict({k: v for k, v in stored.items() if not k.startswith("logits.")})
-    except (OSError, RuntimeError, AttributeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise WeightsError(f"{weights} does not hold the weights of InceptionResnetV1 ({str(error)[:200]}).") from None
     return network.eval().requires_grad_(False)
 

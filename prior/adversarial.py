@@ -28,7 +28,7 @@ from headlift.eg3d.spec import DiscriminatorSpec, GeneratorSpec, MappingSpec, st
 from headlift.eg3d.training.ranks import Ranks
 from headlift.eg3d.training.step import AdversarialConfig, AdversarialTrainer, Reals, seed_of
 from headlift.errors import ConfigError
-from headlift.prior.budget import ABOUT, Budget, record, save_state
+from headlift.prior.budget import ABOUT, Budget, load_state, record, save_state
 from headlift.prior.dataset import known_codes, read_depths, shuffled
 from headlift.prior.heads import read_heads
 from headlift.prior.measure import FIGURES, Known, Measure, MeasureConfig, known_of, whitened
@@ -217,7 +217,7 @@ def resume(
     out: Path, config: AdversarialConfig, stage: StageConfig, device: torch.device, ranks: Ranks
 ) -> AdversarialTrainer:
     """A trainer that goes on from what a run left. Raises ConfigError for settings that make it another run."""
-    state = torch.load(out / "state.pt", map_location="cpu", weights_only=True)
+    state = load_state(out / "state.pt")
     begun, now = state.get("stage", {}), asdict(stage)  # an older state has none
     for name in KEPT:
         if begun.get(name, now[name]) != now[name]:

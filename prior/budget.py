@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import signal
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from headlift.config import FRAME
-from headlift.errors import ConfigError
+from headlift.errors import UNREADABLE, ConfigError
 from headlift.export.files import atomic_path
 
 ABOUT = {"licence": "Apache-2.0", FRAME: "embedded"}
@@ -62,7 +61,7 @@ def load_state(file: Path, mmap: bool = False) -> dict[str, Any]:
     """
     try:
         state = torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         told = str(error).partition("\n")[0]
         raise ConfigError(f"{file} is damaged or of another kind ({told}): name another file, or remove it.") from error
     if not isinstance(state, dict):

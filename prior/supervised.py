@@ -36,7 +36,7 @@ from headlift.eg3d.training.precision import working_type
 from headlift.eg3d.training.rays import Rays, camera_rays, density, hidden, hull_limits, render_rays
 from headlift.errors import ConfigError
 from headlift.invert.perceptual import FeatureNet, load_feature_net
-from headlift.prior.budget import ABOUT, Budget, record, save_state
+from headlift.prior.budget import ABOUT, Budget, load_state, record, save_state
 from headlift.prior.dataset import DEPTH_UNIT, Data, block_depth, on_white, shuffled
 from headlift.prior.measure import FIGURES, Measure, MeasureConfig, known_of
 from headlift.values import Camera
@@ -591,7 +591,7 @@ def run(
     trainer = Trainer(data, config, device, workers)
     if (out / "state.pt").exists():
         # To the processor first: Adam's step counters stay where they are loaded, and a GPU would be waited for.
-        trainer.load(torch.load(out / "state.pt", map_location="cpu", weights_only=True))
+        trainer.load(load_state(out / "state.pt"))
         print(f"going on at step {trainer.step}", flush=True)
     known = known_of(data.heads, data.density, data.table, data.depth)
     measure = Measure(known, figures, trainer.ema.spec.image_resolution, trainer.device)
