@@ -18,8 +18,10 @@ MAX_MEGAPIXELS = 200
 MIN_SIDE = 32
 
 
-def read_photo(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+def read_photo(path: Path, ground: int = 255) -> UInt8[np.ndarray, "h w 3"]:
     """Read a photo as a viewer would show it: EXIF-upright, sRGB, transparency on white, an animation's first frame.
+
+    `ground` is another grey under what is transparent, 0 to 255.
 
     Raises:
         PhotoError: the file is missing, a folder, empty, damaged, no picture, tiny or over 200 megapixels.
@@ -27,14 +29,14 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     from PIL import Image, UnidentifiedImageError
 
     _check_file(path)
-    _enable_heic()
+    enable_heic()
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked before anything is decoded
     try:
         with Image.open(path) as opened:
             _check_size(path, opened.size)
             opened.seek(0)
             opened.load()
-            return np.asarray(_to_srgb(_upright(opened)))
+            return np.asarray(_to_srgb(_upright(opened), ground))
     except UnidentifiedImageError:
         raise PhotoError(_unreadable(path)) from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
@@ -89,7 +91,7 @@ def _unreadable(path: Path) -> str:
     return f"{path}: not a picture in any format known here. Use JPEG, PNG, WebP, TIFF or, with the extra, HEIC."
 
 
-def _enable_heic() -> None:
+def enable_heic() -> None:
     try:
         import pillow_heif
     except ImportError:
@@ -97,8 +99,8 @@ def _enable_heic() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _to_srgb(image: Image) -> Image:
-    """8-bit sRGB with transparency laid on white."""
+def _to_srgb(image: Image, ground: int) -> Image:
+    """8-bit sRGB with transparency laid on a grey."""
     from PIL import Image as PilImage
 
     if image.mode.startswith("I") or image.mode == "F":
@@ -107,8 +109,8 @@ def _to_srgb(image: Image) -> Image:
     if image.mode == "P" or "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBa"):
         image = image.convert("RGBA")
     if image.mode == "RGBA":
-        white = PilImage.new("RGBA", image.size, (255, 255, 255, 255))
-        image = PilImage.alpha_composite(white, image).convert("RGB")
+        below = PilImage.new("RGBA", image.size, (ground, ground, ground, 255))
+        image = PilImage.alpha_composite(below, image).convert("RGB")
     return _apply_profile(image, profile).convert("RGB")
 
 

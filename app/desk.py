@@ -40,8 +40,8 @@ from headlift.export.images import jpeg_bytes, pose_overlay, shrink, to_uint8, w
 from headlift.export.placement import Placement
 from headlift.generate import codes_of_seeds
 from headlift.head import Head, head_of, write_head
-from headlift.outputs import HEAD, export_head
-from headlift.photo import read_photo
+from headlift.outputs import HEAD, export_head, provenance
+from headlift.photo import enable_heic, read_photo
 from headlift.pipeline import Reconstruction, frame_of, reconstruct
 from headlift.pose_estimation.detect import find_boxes
 from headlift.pose_estimation.estimate import estimate
@@ -58,7 +58,7 @@ MOST_FACES = 8
 OVERLAY_SIDE = 760
 """Longest side of the picture with landmarks and pose, pixels."""
 MOST_KEPT = 12
-"""Heads of one visitor that are kept; the oldest goes first."""
+"""Heads of one visitor that are kept; `Desk.room` tells which one makes room."""
 PLAIN_MESH, THUMBNAIL = "view.glb", "small.jpg"
 """In each head's folder, besides the head and what has been exported."""
 VIDEO = VideoConfig(frames=90)
@@ -100,6 +100,8 @@ class Kept:
     """What to look at closely."""
     of: tuple[str, Amounts] | None = None
     """The head that it was edited from, and how."""
+    lifted: bool = False
+    """From a photo, in minutes; others can be had again in a moment."""
 
     @property
     def file(self) -> Path:
@@ -122,6 +124,8 @@ class Desk:
         self.shelf = Shelf(lambda name, device: self._base, config.weights, self.device, self.directions)
         self._presets = presets
         self._heads: dict[str, list[Kept]] = {}
+        self._looked_at: dict[str, str] = {}
+        """The head that each visitor looked at last."""
         self._photos: dict[tuple[str, str], Looked] = {}
         self._detecting = threading.Lock()
         self._changing = threading.Lock()
@@ -187,6 +191,7 @@ class Desk:
         """The photo's pixels. Raises PhotoError, which calls it by the visitor's name for it."""
         from PIL import Image
 
+        enable_heic()
         try:
             with Image.open(path) as opened:
                 width, height = opened.size
@@ -207,6 +212,7 @@ class Desk:
     def lift(self, visitor: str, tab: str, name: Preset, method: Method) -> Job[Kept]:
         """Queue the reconstruction of the tab's photo. Raises QueueError, VisitError."""
         photo = self.photo(visitor, tab)
+        self.room(visitor)  # rather now than after minutes
         config = self.settings(name, method)
         config = replace(config, pose=replace(config.pose, face=photo.face, force=True))
 
@@ -230,11 +236,13 @@ class Desk:
             write_head(folder / HEAD, head, result.base)
             camera = result.inversion.camera.to("cpu")
             placement = Placement.of(config.mesh, result.mesh.vertices)
-            write_mesh(result.mesh, folder / PLAIN_MESH, placement, {"photo": camera})
+            source = provenance(config.weights, result.base_sha256)
+            write_mesh(result.mesh, folder / PLAIN_MESH, placement, {"photo": camera}, config.mesh.unlit, source)
 
         about = f"{result.inversion.reason}. PSNR {result.check.psnr:.1f} dB against the photo."
         about = about[:1].upper() + about[1:]
-        return self._keep(visitor, name, about, write, tuple(result.check.complaints), check=check)
+        doubts = tuple(result.check.complaints)
+        return self._keep(visitor, name, about, write, doubts, lifted=True, check=check)
 
     def random_head(self, visitor: str, seed: int | None = None) -> Kept:
         """A head that the prior makes up; the same for the same seed."""
@@ -311,7 +319,25 @@ class Desk:
 
     def view(self, visitor: str, id: str) -> HeadView:
         """Where a head's pictures come from. Raises VisitError, HeadFileError."""
-        return self.shelf.view(self.head(visitor, id).file)
+        kept = self.head(visitor, id)
+        self._looked_at[visitor] = id
+        return self.shelf.view(kept.file)
+
+    def room(self, visitor: str) -> Kept | None:
+        """The head that goes when one more is kept: an edit, else one that can be had again, else a lifted one; of
+        these the oldest. The head looked at last stays, one that a job works on, and an original with edits here.
+
+        Raises VisitError when none can go.
+        """
+        mine = self._heads.get(visitor, [])
+        if len(mine) < MOST_KEPT:
+            return None
+        stay = self.queue.busy_heads() | {self._looked_at.get(visitor)}
+        origins = {kept.of[0] for kept in mine if kept.of}
+        free = [kept for kept in mine if kept.id not in stay and (kept.of or kept.id not in origins)]
+        if not free:
+            raise VisitError(f"You have {MOST_KEPT} heads here, and all are in use. Wait until your files are written.")
+        return min(free, key=lambda kept: (kept.lifted, not kept.of))
 
     def _keep(
         self,
@@ -321,33 +347,38 @@ class Desk:
         write: Callable[[Path], object],
         doubts: tuple[str, ...] = (),
         of: tuple[str, Amounts] | None = None,
+        lifted: bool = False,
         check: Callable[[], None] = lambda: None,
     ) -> Kept:
-        """Give a head a folder of its own, with its thumbnail; the visitor's oldest goes when there are too many.
+        """Give a head a folder of its own, with its thumbnail; another goes when there are too many.
 
-        `check` raises when it is not wanted any more once it is written; nothing of it stays then.
+        `check` raises when it is not wanted any more once it is written; nothing of it stays then. Raises VisitError
+        when there is no room.
         """
         id = secrets.token_hex(8)
         folder = self.visitors.folder(visitor) / id
         folder.mkdir(mode=0o700)
-        kept = Kept(id, folder, name, about, doubts, of)
+        kept = Kept(id, folder, name, about, doubts, of, lifted)
         try:
             write(folder)
             write_bytes(folder / THUMBNAIL, self.shelf.view(kept.file).jpeg(0.35, 0.1))
             check()
+            with self._changing:
+                going = self.room(visitor)
+                mine = self._heads.setdefault(visitor, [])
+                mine.append(kept)
+                if going is not None:
+                    mine.remove(going)
         except BaseException:
-            self.shelf.drop(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+            self._remove(folder)
             raise
-        with self._changing:
-            mine = self._heads.setdefault(visitor, [])
-            mine.append(kept)
-            old = mine[:-MOST_KEPT]
-            del mine[:-MOST_KEPT]
-        for other in old:
-            self.shelf.drop(other.folder)
-            shutil.rmtree(other.folder, ignore_errors=True)
+        if going is not None:
+            self._remove(going.folder)
         return kept
+
+    def _remove(self, folder: Path) -> None:
+        self.shelf.drop(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
     # Files to take along
 
@@ -358,18 +389,18 @@ class Desk:
 
     def export(self, visitor: str, tab: str, id: str, kind: Format) -> Job[Path]:
         """Queue the writing of a file. Raises QueueError, VisitError."""
-        kept = self.head(visitor, id)
+        name = self.head(visitor, id).name
 
         def work(job: Job[Path]) -> Path:
+            kept = self.head(visitor, id)  # it stays from now on
             self._export(kept, kind, job)
             return kept.folder / exported_name(kind)
 
-        return self.queue.submit(Job(f"Writing {kept.name}.{suffix_of(kind)}", tab, visitor, work))
+        return self.queue.submit(Job(f"Writing {name}.{suffix_of(kind)}", tab, visitor, work, id))
 
     def _export(self, kept: Kept, kind: Format, job: Job[Path]) -> None:
         if kind == "mp4":
             export_head(kept.file, kept.folder, self._exports(videos=("mp4",)), True, job.on_step)
-            (kept.folder / f"{VIDEO.path}.mp4").replace(kept.folder / exported_name(kind))
         elif kind == "obj":
             with_parts = kept.folder / "obj"
             export_head(kept.file, with_parts, self._exports(meshes=("obj",)), True, job.on_step)
@@ -404,7 +435,7 @@ class Desk:
         config = self.settings(name, method)
         owner = f"measuring {name} {method}"
         pending = self.queue.of(owner)
-        if pending is not None or self.paces.get(config) is not None or self.queue.busy_visitors() - {""}:
+        if pending is not None or self.paces.get(config) is not None or self.queue.busy_visitors():
             return pending
 
         def work(job: Job[None]) -> None:
@@ -434,6 +465,7 @@ class Desk:
         for visitor in self.visitors.sweep(self.queue.busy_visitors()):
             with self._changing:
                 heads = self._heads.pop(visitor, [])
+                self._looked_at.pop(visitor, None)
                 self._photos = {key: photo for key, photo in self._photos.items() if key[0] != visitor}
             for kept in heads:
                 self.shelf.drop(kept.folder)
@@ -467,7 +499,7 @@ def suffix_of(kind: Format) -> str:
 
 def exported_name(kind: Format) -> str:
     """The name that an exported file has in its head's folder."""
-    return HEAD if kind == "head" else "turntable.mp4" if kind == "mp4" else f"mesh.{suffix_of(kind)}"
+    return HEAD if kind == "head" else f"{VIDEO.path}.mp4" if kind == "mp4" else f"mesh.{suffix_of(kind)}"
 
 
 def zipped(folder: Path) -> bytes:

@@ -22,7 +22,7 @@ from headlift.errors import HeadliftError, PhotoError
 TOKEN_BYTES = 32
 """Random bytes of a visitor's token."""
 MOST_VISITORS = 10_000
-"""Tokens that are remembered at a time; the one unseen for longest goes first."""
+"""Tokens that are remembered from one sweep to the next; those without a folder go first, unseen for longest first."""
 UNCLAIMED_SECONDS = 600.0
 """An upload that nothing was asked for is deleted after so long."""
 PREVIEW_SECONDS = 30.0
@@ -42,6 +42,8 @@ class Visitors:
         self._keep = keep_seconds
         self._clock = clock
         self._seen: dict[str, float] = {}
+        self._owners: set[str] = set()
+        """Those who have a folder."""
         self._lock = threading.Lock()
 
     def enter(self, token: str | None) -> str:
@@ -50,10 +52,7 @@ class Visitors:
             if token not in self._seen or token is None:
                 token = secrets.token_urlsafe(TOKEN_BYTES)
             self._seen[token] = self._clock()
-            crowded = sorted(self._seen, key=lambda t: self._seen[t])[: max(0, len(self._seen) - MOST_VISITORS)]
-        for other in crowded:
-            self.forget(other)
-        return token
+            return token
 
     def known(self, token: str | None) -> str:
         """The token, marked as seen now. Raises VisitError when it is none of ours."""
@@ -67,21 +66,22 @@ class Visitors:
         """The visitor's own folder, made when it is first needed. Raises VisitError as `known` does."""
         path = self._path(self.known(token))
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._owners.add(token)
         return path
 
-    def forget(self, token: str) -> None:
-        """Delete what a visitor has here."""
-        with self._lock:
-            self._seen.pop(token, None)
-        shutil.rmtree(self._path(token), ignore_errors=True)
-
     def sweep(self, busy: Collection[str] = ()) -> list[str]:
-        """Forget those who have not been seen for long, save the busy ones; returns their tokens."""
+        """Forget those who have not been seen for long, and more where there are too many, save the busy ones; returns
+        their tokens."""
         now = self._clock()
         with self._lock:
-            gone = [t for t, seen in self._seen.items() if now - seen > self._keep and t not in busy]
+            idle = sorted(self._seen.keys() - busy, key=lambda t: (t in self._owners, self._seen[t]))
+            many = len(self._seen) - MOST_VISITORS
+            gone = [t for i, t in enumerate(idle) if i < many or now - self._seen[t] > self._keep]
+            for token in gone:
+                del self._seen[token]
+                self._owners.discard(token)
         for token in gone:
-            self.forget(token)
+            shutil.rmtree(self._path(token), ignore_errors=True)
         return gone
 
     def close(self) -> None:
@@ -147,6 +147,15 @@ def sweep_uploads(uploads: Path, older_than: float = UNCLAIMED_SECONDS) -> None:
 def files_below(folder: Path) -> list[Path]:
     """All files in a folder and the folders in it; folders that are removed meanwhile are left out."""
     return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+
+
+def bytes_below(folder: Path) -> int:
+    """The size of all files in a folder and the folders in it; files that are removed meanwhile are left out."""
+    size = 0
+    for path in files_below(folder):
+        with contextlib.suppress(FileNotFoundError):
+            size += path.stat().st_size
+    return size
 
 
 def plain_name(name: str, otherwise: str = "head") -> str:

@@ -46,13 +46,15 @@ class State(Enum):
 class Job(Generic[T]):
     """A piece of work with its progress; the worker writes, everybody reads."""
 
-    def __init__(self, title: str, owner: str, visitor: str, work: Callable[[Job[T]], T]) -> None:
+    def __init__(self, title: str, owner: str, visitor: str, work: Callable[[Job[T]], T], head: str = "") -> None:
         self.id = secrets.token_hex(8)
         self.title = title
         self.owner = owner
         """The tab that asked for it."""
         self.visitor = visitor
-        """Whose files it works on."""
+        """Whose files it works on; nobody's for a measurement, which gives way to all others."""
+        self.head = head
+        """The head that it works on, if there is one already."""
         self.state = State.WAITING
         self.steps: list[Step] = []
         """All steps so far, without pictures."""
@@ -118,8 +120,9 @@ class JobQueue:
                 raise QueueError("The app is being closed.")
             if self.of(job.owner) is not None:
                 raise QueueError("You already have something in the works; let it end, or stop it first.")
-            if len(self._waiting) >= self._longest:
-                raise QueueError(f"{len(self._waiting)} others are waiting already. Try again in a few minutes.")
+            before = len(self._asked())
+            if before > self._longest:
+                raise QueueError(f"The queue is full: {before} before you. Try again in a few minutes.")
             self._waiting.append(job)
             self._changed.notify_all()
         return job
@@ -131,11 +134,10 @@ class JobQueue:
             return next((j for j in jobs if j is not None and j.owner == owner and not j.state.over), None)
 
     def ahead(self, job: Job) -> int:
-        """How many jobs come before this one; 0 once it runs."""
+        """How many visitors' jobs come before this one; 0 once it runs."""
         with self._changed:
-            if job not in self._waiting:
-                return 0
-            return self._waiting.index(job) + (self._running is not None)
+            asked = self._asked()
+            return asked.index(job) if job in asked else 0
 
     def crowded(self) -> bool:
         """Is anybody waiting?"""
@@ -145,7 +147,12 @@ class JobQueue:
     def busy_visitors(self) -> set[str]:
         """Those whose files are in use or will be."""
         with self._changed:
-            return {job.visitor for job in (self._running, *self._waiting) if job is not None}
+            return {job.visitor for job in self._asked()}
+
+    def busy_heads(self) -> set[str]:
+        """Those that are being written to files, or will be."""
+        with self._changed:
+            return {job.head for job in self._asked()} - {""}
 
     def call_off(self, owner: str) -> None:
         """End all of a tab's jobs, because it was closed or its user wants no result."""
@@ -173,6 +180,10 @@ class JobQueue:
                 self._running.call_off()
             self._changed.notify_all()
         self._worker.join(seconds)
+
+    def _asked(self) -> list[Job]:
+        """The jobs of visitors, measurements left out: the running one, then those that wait."""
+        return [job for job in (self._running, *self._waiting) if job is not None and job.visitor]
 
     def _run(self) -> None:
         while True:

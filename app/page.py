@@ -203,7 +203,8 @@ class Page:
         self.face.input(self.choose_face, self.face, looked, **one)
         for chosen in (self.preset, self.method, self.verdict):
             chosen.change(self.tell_time, [self.preset, self.method], self.estimate, concurrency_limit=None, **one)
-        self.go.click(self.lift, [self.preset, self.method], shown, concurrency_limit=None, **private)
+        lifted = self.go.click(self.lift, [self.preset, self.method], shown, concurrency_limit=None, **private)
+        lifted.then(self.settle, self.head_id, [self.progress, self.workbench], **private)
         self.stop.click(self.stop_job, None, self.notice, **private)
         self.discard.click(self.discard_job, None, self.notice, **private)
         self.random.click(self.random_head, None, shown, **private)
@@ -253,7 +254,7 @@ class Page:
         try:
             found = take(visitor_of(request), tab_of(request))
         except HeadliftError as error:
-            return {self.drop: None, self.notice: parts.alert(str(error))}
+            return {self.drop: None, self.notice: parts.alert(str(error)), **self._face_kept(request)}
         faces = [(f"{n}", n) for n in range(1, found.faces + 1)]
         return {
             self.drop: None,
@@ -263,6 +264,13 @@ class Page:
             self.settings: gr.update(visible=True),
             self.go: gr.update(interactive=self.desk.queue.of(tab_of(request)) is None),
         }
+
+    def _face_kept(self, request: gr.Request) -> Update:
+        """The face that the desk works on, if there is a photo."""
+        try:
+            return {self.face: self.desk.photo(visitor_of(request), tab_of(request)).face}
+        except HeadliftError:
+            return {}
 
     async def tell_time(self, name: Preset, method: Method) -> AsyncIterator[str]:
         """How long the chosen settings will take; measured first if nobody has done so yet."""
@@ -306,9 +314,15 @@ class Page:
         now = "" if job.state is State.CALLED_OFF else parts.alert(job.error)
         return {
             self.notice: now,
-            self.progress: gr.update(value=parts.EMPTY, visible=True),
             self.stop_row: gr.update(visible="hidden"),
             self.go: gr.update(interactive=True),
+        }
+
+    def settle(self, id: str) -> Update:
+        """The head that stands there once a lift is over, the new one or the one before; else what to do for one."""
+        return {
+            self.progress: gr.update(value=parts.EMPTY, visible=not id),
+            self.workbench: gr.update(visible=bool(id)),
         }
 
     def stop_job(self, request: gr.Request) -> str:

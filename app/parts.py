@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import secrets
 from collections.abc import Sequence
 from html import escape
 
-from headlift.app.desk import PLAIN_MESH, Format, Kept, Looked, exported_name, suffix_of
+from headlift.app.desk import MOST_KEPT, PLAIN_MESH, Format, Kept, Looked, exported_name, suffix_of
 from headlift.app.jobs import Job
 from headlift.export.images import jpeg_bytes
 from headlift.export.report import loss_chart
@@ -99,6 +100,9 @@ def progress(job: Job, left: float | None) -> str:
             "latent": "Searching for the head",
             "tuning": "Tuning the generator to the photo",
             "back": "Tuning sides and back",
+            "fine": "Tuning the details",
+            "views": "Tuning to views from all round",
+            "superres": "Tuning super-resolution",
         }
         line = f"{words.get(step.stage, step.stage.capitalize())}: step {step.index} of {step.total}"
         share = step.index / max(1, step.total)
@@ -170,11 +174,12 @@ def writing(job: Job, ahead: int) -> str:
 
 
 def download(kept: Kept, kind: Format, size: int, auto: bool) -> str:
-    """A file that is ready; with `auto` the page begins to download it."""
-    name = f"{kept.name}.{suffix_of(kind)}"
+    """A file that is ready; with `auto` the page begins to download it, each time: no two such links are the same."""
+    name = escape(f"{kept.name}.{suffix_of(kind)}")
+    begin = f" data-auto='{secrets.token_hex(4)}'" if auto else ""
     return (
-        f"<p class='hl-note' role='status'>Ready: <a class='hl-download' href='/headlift/file/{kept.id}/{kind}' "
-        f"{'data-auto ' if auto else ''}download='{escape(name)}'>{escape(name)}</a> ({size / 1e6:.1f} MB)</p>"
+        f"<p class='hl-note' role='status'>Ready: <a class='hl-download' href='/headlift/file/{kept.id}/{kind}'{begin} "
+        f"download='{name}'>{name}</a> ({size / 1e6:.1f} MB)</p>"
     )
 
 
@@ -188,7 +193,15 @@ def recent(heads: Sequence[Kept], current: str = "") -> str:
         f"<img src='/headlift/small/{kept.id}' alt='' loading='lazy'><span>{escape(kept.name)}</span></button>"
         for kept in heads
     )
-    return f"<section aria-label='Recent heads'><h2>Recent heads</h2><div class='hl-cards'>{cards}</div></section>"
+    full = (
+        f"<p class='hl-note'>No more than {MOST_KEPT} are kept: with the next one an edit goes, or else the oldest. "
+        "Download what you want to keep.</p>"
+        if len(heads) >= MOST_KEPT
+        else ""
+    )
+    return (
+        f"<section aria-label='Recent heads'><h2>Recent heads</h2>{full}<div class='hl-cards'>{cards}</div></section>"
+    )
 
 
 def duration(seconds: float) -> str:

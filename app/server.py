@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import mimetypes
 import os
 import re
@@ -27,13 +28,14 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from headlift.app.files import bytes_below
 from headlift.config import AppConfig, preset
 from headlift.errors import ConfigError, HeadliftError
 
@@ -50,6 +52,10 @@ PICTURES = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "ima
 PORTION = 2**18
 """Bytes of a file that are sent at a time."""
 SWEEP_SECONDS = 10.0
+UPLOAD = "/gradio_api/upload"
+"""Where Gradio takes files."""
+MOST_UPLOADS = 20
+"""So many of the largest files may lie among the uploads."""
 POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; "
     "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; worker-src 'self' blob:; "
@@ -77,9 +83,10 @@ def make_site(config: AppConfig, presets: Presets = preset) -> Site:
     """Load the generator and build the web application; nothing listens yet.
 
     Raises:
-        ConfigError: the extra `app` is not installed.
+        ConfigError: a setting is out of range, or the extra `app` is not installed.
         HeadliftError: the generator cannot be loaded.
     """
+    check(config)
     folder = Path(tempfile.mkdtemp(prefix="headlift-app-"))
     quiet_gradio(folder / "uploads")
     try:
@@ -115,7 +122,7 @@ def make_site(config: AppConfig, presets: Presets = preset) -> Site:
         server_port=config.port,
         footer_links=[],
         run_history=False,
-        max_file_size=round(1e6 * max(config.max_mb, config.max_head_mb)),
+        max_file_size=most_bytes(config),
         show_error=True,
         ssr_mode=False,
         enable_monitoring=False,
@@ -125,6 +132,24 @@ def make_site(config: AppConfig, presets: Presets = preset) -> Site:
         head=HEAD,
     )
     return Site(Gate(app, desk, allowed_hosts(config.host)), desk, folder)
+
+
+def check(config: AppConfig) -> None:
+    """Raises ConfigError when a limit is one that nothing passes."""
+    for flag, value, least in (
+        ("--queue", config.queue, 0),
+        ("--keep-minutes", config.keep_minutes, 1),
+        ("--max-mb", config.max_mb, 1),
+        ("--max-head-mb", config.max_head_mb, 1),
+        ("--max-megapixels", config.max_megapixels, 1),
+    ):
+        if not least <= value < math.inf:
+            raise ConfigError(f"{flag} is {value:g}, but must be a number from {least} on")
+
+
+def most_bytes(config: AppConfig) -> int:
+    """Of a file that is taken, whatever it is."""
+    return round(1e6 * max(config.max_mb, config.max_head_mb))
 
 
 def quiet_gradio(uploads: Path) -> None:
@@ -242,10 +267,13 @@ def static_bytes(name: str) -> bytes:
 
 
 class Gate:
-    """In front of everything: known hosts only (against DNS rebinding), a cookie for the visitor, a content policy."""
+    """In front of everything: known hosts only (against DNS rebinding), no requests by other sites' pages, a cookie for
+    the visitor, a content policy, and no more uploads than there is room for."""
 
     def __init__(self, inner: Any, desk: Desk, hosts: frozenset[str] | None) -> None:
         self._inner, self._desk, self._hosts = inner, desk, hosts
+        self._arriving = 0
+        """Bytes of the uploads that are under way."""
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -254,8 +282,10 @@ class Gate:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = re.sub(r":\d+$", "", headers.get("host", ""))
         if self._hosts is not None and host.lower() not in self._hosts:
-            await send({"type": "http.response.start", "status": 421, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"headlift does not answer to this name"})
+            await refuse(send, 421, "headlift does not answer to this name")
+            return
+        if foreign(scope["method"], headers):
+            await refuse(send, 403, "headlift does not answer to the pages of others")
             return
         added = [
             (b"content-security-policy", POLICY.encode()),
@@ -266,14 +296,49 @@ class Gate:
             mine = cookie_in(headers.get("cookie", ""))
             token = self._desk.visitors.enter(mine)
             if token != mine:
-                added.append((b"set-cookie", f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict".encode()))
+                added.append((b"set-cookie", f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Lax".encode()))
 
         async def send_with_headers(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", []), *added]}
             await send(message)
 
-        await self._inner(scope, receive, send_with_headers)
+        length = headers.get("content-length", "") if scope["path"] == UPLOAD else "0"
+        if not length.isdecimal():
+            await refuse(send, 411, "How long is this file?")
+            return
+        self._arriving += int(length)
+        try:
+            if int(length) and not await self._has_room():
+                await refuse(send, 413, "There is no room for this file now. Try again in a minute.")
+            else:
+                await self._inner(scope, receive, send_with_headers)
+        finally:
+            self._arriving -= int(length)
+
+    async def _has_room(self) -> bool:
+        """Do the uploads that are under way fit beside those that are here?"""
+        here = await asyncio.to_thread(bytes_below, self._desk.uploads)
+        return here + self._arriving <= MOST_UPLOADS * most_bytes(self._desk.config)
+
+
+async def refuse(send: Any, status: int, why: str) -> None:
+    """Answer with a line of text."""
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": why.encode()})
+
+
+def foreign(method: str, headers: Mapping[str, str]) -> bool:
+    """Does a page of another site ask, in a visitor's browser? Links from there to here may be followed.
+
+    Browsers tell `Sec-Fetch-Site` to this machine and over TLS; elsewhere the `Origin`, with all that is no plain GET.
+    """
+    site = headers.get("sec-fetch-site")
+    if site is None:
+        origin = headers.get("origin")
+        return origin is not None and origin.partition("://")[2] != headers.get("host")
+    followed = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
+    return site not in ("same-origin", "none") and not (followed and headers.get("sec-fetch-dest") == "document")
 
 
 def cookie_in(header: str) -> str | None:
@@ -324,7 +389,7 @@ def serve(config: AppConfig, on_ready: Callable[[str], None], presets: Presets =
     """Run the app until it is interrupted; `on_ready` is told its address.
 
     Raises:
-        ConfigError: the extra `app` is missing, or the port is taken.
+        ConfigError: a setting is out of range, the extra `app` is missing, or the port is taken.
         HeadliftError: the generator cannot be loaded.
     """
     listening = bound_socket(config)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from headlift.config import ReconstructConfig
+from headlift.config import TUNING_STEPS, ReconstructConfig
 from headlift.values import Step
 
 PROBE_STEPS = 4
@@ -47,8 +47,12 @@ def stages(config: ReconstructConfig) -> dict[str, int]:
         found["tuning"] = now.tuning.steps
     if now.tuning.back_steps:
         found["back"] = now.tuning.back_steps
+    if now.tuning.fine_steps:
+        found["fine"] = now.tuning.fine_steps
     if now.method == "hfgi3d":
         found["views"] = now.hfgi3d.steps
+    if now.method == "in-n-out":
+        found["superres"] = now.in_n_out.steps
     return found
 
 
@@ -58,21 +62,19 @@ def shortened(config: ReconstructConfig) -> ReconstructConfig:
     inversion = replace(
         now,
         latent=replace(now.latent, steps=min(now.latent.steps, PROBE_STEPS)),
-        tuning=replace(
-            now.tuning,
-            steps=min(now.tuning.steps, PROBE_STEPS),
-            back_steps=min(now.tuning.back_steps, PROBE_STEPS),
-        ),
+        tuning=replace(now.tuning, **{name: min(getattr(now.tuning, name), PROBE_STEPS) for name in TUNING_STEPS}),
         hfgi3d=replace(now.hfgi3d, steps=min(now.hfgi3d.steps, PROBE_STEPS)),
+        in_n_out=replace(now.in_n_out, steps=min(now.in_n_out.steps, PROBE_STEPS)),
         preview_every=0,
     )
     return replace(config, inversion=inversion)
 
 
 def kind(config: ReconstructConfig) -> ReconstructConfig:
-    """Settings that take equally long a step are equal in this form."""
+    """Settings that take equally long a step, and for the mesh, are equal in this form."""
     usual = ReconstructConfig()
-    return replace(shortened(config), preset=usual.preset, pose=usual.pose, mesh=usual.mesh, video=usual.video)
+    mesh = replace(usual.mesh, resolution=config.mesh.resolution)
+    return replace(shortened(config), preset=usual.preset, pose=usual.pose, mesh=mesh, video=usual.video)
 
 
 def measure(config: ReconstructConfig, run: Callable[[ReconstructConfig, Callable[[Step], None]], None]) -> Pace:

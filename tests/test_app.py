@@ -24,12 +24,13 @@ from headlift.app.files import (
     UNCLAIMED_SECONDS,
     VisitError,
     Visitors,
+    bytes_below,
     claim_upload,
     plain_name,
     sweep_uploads,
 )
 from headlift.app.jobs import CalledOffError, Job, JobQueue, QueueError, State
-from headlift.app.server import COOKIE, Gate, add_routes, allowed_hosts, bound_socket, cookie_in
+from headlift.app.server import COOKIE, Gate, add_routes, allowed_hosts, bound_socket, cookie_in, make_site, most_bytes
 from headlift.app.timing import PROBE_STEPS, Pace, Paces, kind, pace_of, shortened, stages, time_left
 from headlift.app.views import DRAFTS, amounts_of
 from headlift.config import AppConfig, ReconstructConfig, VideoConfig, preset
@@ -86,6 +87,19 @@ def test_a_visitor_keeps_folder_and_token_until_they_are_forgotten(tmp_path: Pat
         visitors.folder(first)
     visitors.close()
     assert not tmp_path.exists()
+
+
+def test_those_who_only_look_in_push_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headlift.app.files.MOST_VISITORS", 3)
+    clock = Clock()
+    visitors = Visitors(tmp_path, 60.0, clock)
+    busy, owner, *others = (visitors.enter(None) for _ in range(4))
+    visitors.folder(owner)
+    for second in range(1, 20):
+        clock.now = float(second)
+        others.append(visitors.enter(None))
+    assert set(visitors.sweep(busy={busy})) == set(others[:-1])
+    assert [visitors.known(token) for token in (busy, owner, others[-1])] == [busy, owner, others[-1]]
 
 
 def upload(folder: Path, name: str, content: bytes) -> Path:
@@ -219,7 +233,7 @@ def test_one_job_at_a_time_in_the_order_of_arrival(queue: JobQueue) -> None:
     assert queue.busy_visitors() == {"visitor a", "visitor b", "visitor c"}
     with pytest.raises(QueueError, match="already have"):
         queue.submit(job("b"))
-    with pytest.raises(QueueError, match="2 others are waiting"):
+    with pytest.raises(QueueError, match="3 before you"):
         queue.submit(job("d"))
     gate.set()
     for one in jobs:
@@ -228,6 +242,22 @@ def test_one_job_at_a_time_in_the_order_of_arrival(queue: JobQueue) -> None:
     assert [j.state for j in jobs] == [State.DONE] * 3
     assert [j.result for j in jobs] == ["a", "b", "c"]
     assert queue.busy_visitors() == set()
+
+
+def test_without_a_queue_one_job_is_taken_whatever_is_measured() -> None:
+    gate = threading.Event()
+    queue = JobQueue(longest=0)
+    measurement = Job("measuring", "nobody", "", lambda job: gate.wait(10))
+    queue.submit(measurement)
+    until(lambda: measurement.state is State.RUNNING)
+    first = queue.submit(job("a", lambda job: gate.wait(10)))
+    assert queue.ahead(first) == 0
+    with pytest.raises(QueueError, match="1 before you"):
+        queue.submit(job("b"))
+    gate.set()
+    queue.wait(first, 10.0)
+    assert queue.submit(job("b")).error == ""
+    queue.close()
 
 
 def steps(job: Job) -> int:
@@ -286,23 +316,26 @@ def test_pace_by_hand() -> None:
     pace = pace_of(0.0, stamps, 27.0)
     assert pace == Pace(5.0, {"latent": 2.0, "tuning": 3.0}, 4.0, {"tuning": 8.0})
     config = preset("fast")
-    assert stages(config) == {"latent": 14, "tuning": 50, "back": 24}
-    assert pace.total(config) == 5 + 14 * 2 + (8 + 50 * 3) + 4  # nothing is known of the back
+    assert stages(config) == {"latent": 14, "tuning": 50, "back": 24, "fine": 15}
+    assert pace.total(config) == 5 + 14 * 2 + (8 + 50 * 3) + 4  # nothing is known of what follows the tuning
 
 
 def test_time_left_follows_the_steps_so_far() -> None:
-    config, pace = preset("fast"), Pace(5.0, {"latent": 1.0, "tuning": 2.0, "back": 0.5}, 4.0, {"back": 3.0})
+    config, pace = (
+        preset("fast"),
+        Pace(5.0, {"latent": 1.0, "tuning": 2.0, "back": 0.5, "fine": 2.0}, 4.0, {"back": 3.0}),
+    )
     done = [Step("latent", i, 14) for i in range(1, 11)]
     assert time_left([], [], 0.0, config, pace) == pace.total(config)
     assert time_left([], [], 0.0, config, None) is None
-    # As fast as measured: 4 latent steps, 50 tuning steps, 24 for the back and what precedes them, the mesh.
+    # As fast as measured: 4 latent steps, 50 of tuning, 24 for the back and what precedes them, 15 fine ones, the mesh.
     stamps = [float(i) for i in range(1, 11)]
-    assert time_left(done, stamps, 10.0, config, pace) == pytest.approx(4 + 100 + 15 + 4)
+    assert time_left(done, stamps, 10.0, config, pace) == pytest.approx(4 + 100 + 15 + 30 + 4)
     # Twice as slow: everything takes twice as long.
     stamps = [2.0 * i for i in range(1, 11)]
-    assert time_left(done, stamps, 20.0, config, pace) == pytest.approx(2 * (4 + 100 + 15 + 4))
+    assert time_left(done, stamps, 20.0, config, pace) == pytest.approx(2 * (4 + 100 + 15 + 30 + 4))
     # Nothing measured beforehand: later steps are taken to be like these.
-    assert time_left(done, stamps, 20.0, config, None) == pytest.approx(2 * (4 + 50 + 24))
+    assert time_left(done, stamps, 20.0, config, None) == pytest.approx(2 * (4 + 50 + 24 + 15))
 
 
 def test_shortened_runs_measure_what_they_stand_for() -> None:
@@ -311,11 +344,16 @@ def test_shortened_runs_measure_what_they_stand_for() -> None:
     assert (PROBE_STEPS - 1) % preset("standard").inversion.tuning.geometry_every == 0
     assert stages(preset("fast", "hfgi3d")) == {"latent": 60, "tuning": 75, "views": 75}
     assert stages(preset("fast", "w+")) == {"latent": 60}
-    assert kind(preset("standard")) == kind(preset("thorough"))
-    assert kind(preset("fast")) != kind(preset("standard"))  # the search has another resolution
+    for name in ("fast", "thorough"):
+        short = shortened(preset(name, "in-n-out"))
+        assert stages(short) == {"latent": 4, "tuning": 4, "superres": 4}
+    longer = replace(preset("thorough"), mesh=preset("standard").mesh)
+    assert kind(preset("standard")) == kind(longer)
+    assert kind(preset("standard")) != kind(preset("thorough"))  # the mesh has another resolution
+    assert kind(preset("fast")) != kind(preset("standard"))  # and so has the search
     paces = Paces()
     paces.put(preset("standard"), Pace(1.0, {}, 1.0))
-    assert paces.get(preset("thorough")) is not None
+    assert paces.get(longer) is not None
     assert paces.get(preset("standard", "spi")) is None
 
 
@@ -419,7 +457,9 @@ def test_a_photo_becomes_a_head_that_goes_through_its_file(desk: Desk, visitor: 
     assert job.picture is not None
     kept = job.result
     assert kept is not None
-    assert desk.shown_mesh(visitor, kept.id).read_bytes()[:4] == b"glTF"
+    mesh = desk.shown_mesh(visitor, kept.id).read_bytes()
+    assert mesh[:4] == b"glTF"
+    assert b'"licence"' in mesh
     other = desk.visitors.enter(None)
     opened = desk.open_file(other, sent(desk, "mine.safetensors", kept.file.read_bytes()), "mine.safetensors")
     a, b = (pixels(desk.view(who, k.id).jpeg(0.3, 0.0)) for who, k in ((visitor, kept), (other, opened)))
@@ -468,6 +508,58 @@ def test_a_head_discarded_while_it_is_written_leaves_nothing(desk: Desk, visitor
     assert set(desk.visitors.folder(visitor).iterdir()) == there
 
 
+def test_what_cost_least_makes_room(
+    desk: Desk, visitor: str, random_head: tuple[str, Kept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = desk.shelf.read(random_head[1].file)
+    monkeypatch.setattr("headlift.app.desk.MOST_KEPT", 3)
+    monkeypatch.setattr(desk.shelf, "read", lambda path: head)
+    monkeypatch.setattr("headlift.app.views.HeadView.jpeg", lambda *asked: b"")
+
+    def keep(name: str, lifted: bool = False, of: Kept | None = None) -> Kept:
+        edit = None if of is None else (of.id, amounts_of({"age": 1.0}))
+        return desk._keep(visitor, name, "", lambda folder: (folder / HEAD).touch(), (), edit, lifted)
+
+    def names() -> list[str]:
+        assert {kept.folder for kept in desk.heads(visitor)} == set(desk.visitors.folder(visitor).iterdir())
+        return [kept.name for kept in reversed(desk.heads(visitor))]
+
+    first = keep("lifted", lifted=True)
+    keep("edit", of=first)
+    shown = keep("opened")
+    desk.view(visitor, shown.id)
+    keep("another")
+    assert names() == ["lifted", "opened", "another"]  # the edit went
+    edit = keep("edit", of=shown)
+    assert names() == ["lifted", "opened", "edit"]  # the head on the stage stayed, and the lifted one
+    desk.view(visitor, edit.id)
+    last = keep("last")
+    assert names() == ["opened", "edit", "last"]  # the edit stayed, and what it was made from
+    gate = threading.Event()
+    writing = desk.queue.submit(Job("writing", "tab", visitor, lambda job: gate.wait(10), last.id))
+    with pytest.raises(VisitError, match="in use"):
+        keep("too many")
+    assert names() == ["opened", "edit", "last"]
+    gate.set()
+    desk.queue.wait(writing, 10.0)
+    keep("next")
+    assert names() == ["opened", "edit", "next"]
+
+
+def test_no_file_is_written_for_a_head_that_has_gone(desk: Desk, visitor: str) -> None:
+    kept = desk.random_head(visitor, seed=4)
+    gate = threading.Event()
+    desk.queue.submit(Job("before", "another tab", visitor, lambda job: gate.wait(10)))
+    job = desk.export(visitor, "tab", kept.id, "stl")
+    assert desk.queue.busy_heads() == {kept.id}
+    desk._heads[visitor].remove(kept)
+    desk._remove(kept.folder)
+    gate.set()
+    desk.queue.wait(job, 60.0)
+    assert "not here" in job.error
+    assert not kept.folder.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -496,6 +588,16 @@ def test_photos_without_a_face_or_with_too_many_pixels(desk: Desk, visitor: str,
                 visitor, "tab", sent(desk, "meadow.png", (tmp_path / "meadow.png").read_bytes()), "meadow.png"
             )
     assert list(desk.visitors.folder(visitor).iterdir()) == []
+
+
+def test_the_first_heic_photo_may_have_no_more_pixels_than_others(
+    desk: Desk, visitor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.new("RGB", (2000, 1000))).save(tmp_path / "large.heic", quality=1)
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    with pytest.raises(PhotoError, match="at most 1 million"):
+        desk.take_photo(visitor, "tab", sent(desk, "large.heic", (tmp_path / "large.heic").read_bytes()), "large.heic")
 
 
 def test_files_that_are_no_heads_are_refused(desk: Desk, visitor: str) -> None:
@@ -535,7 +637,7 @@ def pixels(jpeg: bytes) -> np.ndarray:
 # The gate
 
 
-def answer_of(gate: Gate, path: str, headers: dict[str, str]) -> tuple[int, dict[str, str]]:
+def answer_of(gate: Gate, path: str, headers: dict[str, str], method: str = "GET") -> tuple[int, dict[str, str]]:
     import asyncio
 
     started: list[dict] = []
@@ -546,7 +648,7 @@ def answer_of(gate: Gate, path: str, headers: dict[str, str]) -> tuple[int, dict
 
     scope = {
         "type": "http",
-        "method": "GET",
+        "method": method,
         "path": path,
         "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
     }
@@ -568,7 +670,7 @@ def test_the_gate_knows_its_hosts_and_gives_each_visitor_a_cookie(desk: Desk) ->
     assert "http" not in headers["content-security-policy"]
     cookie = headers["set-cookie"]
     assert "HttpOnly" in cookie
-    assert "SameSite=Strict" in cookie
+    assert "SameSite=Lax" in cookie  # a link from elsewhere leads back to one's own heads
     token = cookie_in(cookie.split(";")[0])
     assert token is not None
     assert len(token) >= 40
@@ -576,6 +678,62 @@ def test_the_gate_knows_its_hosts_and_gives_each_visitor_a_cookie(desk: Desk) ->
     assert "set-cookie" not in again
     assert "set-cookie" not in answer_of(gate, "/anything", {"host": "localhost"})[1]
     assert allowed_hosts("0.0.0.0") is None
+
+
+LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+"""What a browser sends when a link on another site is followed."""
+
+
+@pytest.mark.parametrize(
+    ("method", "sent", "status"),
+    [
+        ("GET", {}, 200),  # no browser, or an old one
+        ("GET", {"sec-fetch-site": "none"}, 200),  # typed in
+        ("POST", {"sec-fetch-site": "same-origin", "origin": "http://localhost:7860"}, 200),
+        ("POST", {"origin": "http://localhost:7860"}, 200),
+        ("GET", LINK, 200),
+        ("POST", LINK, 403),
+        ("GET", LINK | {"sec-fetch-dest": "iframe"}, 403),
+        ("GET", LINK | {"sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}, 403),
+        ("POST", {"sec-fetch-site": "same-site", "origin": "http://localhost:8888"}, 403),  # another port
+        ("POST", {"origin": "http://localhost:8888"}, 403),
+        ("POST", {"origin": "https://evil.example"}, 403),
+        ("POST", {"origin": "null"}, 403),
+    ],
+)
+def test_pages_of_other_sites_are_not_answered(desk: Desk, method: str, sent: dict[str, str], status: int) -> None:
+    gate = Gate(inner, desk, allowed_hosts("127.0.0.1"))
+    headers = {"host": "localhost:7860", "content-length": "9"} | sent
+    assert answer_of(gate, "/gradio_api/upload", headers, method)[0] == status
+
+
+def test_uploads_are_taken_while_there_is_room(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, most = Gate(inner, desk, None), 1000 + bytes_below(desk.uploads)
+    monkeypatch.setattr("headlift.app.server.MOST_UPLOADS", most / most_bytes(desk.config))
+    path = Path(sent(desk, "large.png", bytes(400)))
+
+    def status(length: str | None, to: str = "/gradio_api/upload") -> int:
+        return answer_of(gate, to, {} if length is None else {"content-length": length}, "POST")[0]
+
+    assert [status(length) for length in ("600", "601", None)] == [200, 413, 411]
+    assert status("601", "/gradio_api/queue/join") == 200
+    path.unlink()
+    assert status("601") == 200
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (AppConfig(queue=-1), "--queue is -1, but must be a number from 0 on"),
+        (AppConfig(keep_minutes=0.0), "--keep-minutes is 0, but must be a number from 1 on"),
+        (AppConfig(max_mb=0.0), "--max-mb is 0"),
+        (AppConfig(max_head_mb=float("inf")), "--max-head-mb is inf"),
+        (AppConfig(max_megapixels=float("nan")), "--max-megapixels is nan"),
+    ],
+)
+def test_limits_that_nothing_passes_are_refused_at_once(config: AppConfig, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make_site(config)
 
 
 @pytest.fixture(scope="module")

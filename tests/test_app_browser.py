@@ -25,6 +25,7 @@ from headlift.app.desk import Looked
 from headlift.app.files import files_below
 from headlift.app.server import COOKIE
 from headlift.config import AppConfig, ReconstructConfig, preset
+from headlift.errors import FaceError
 
 PATIENCE = 600_000
 """Milliseconds that a condition may take to come true on a busy machine."""
@@ -135,6 +136,13 @@ def at_rest(page: Any) -> None:
     page.wait_for_selector(".hl-after img[data-draft='0']")
 
 
+def shows(visit: Visit, id: str) -> None:
+    """The stage shows this head, and the last picture that was asked for is its own."""
+    visit.page.wait_for_selector(f".hl-stage[data-head='{id}'] .hl-after img[data-draft='0']")
+    assert f"/headlift/view/{id}?" in [url for url in visit.requests if "/headlift/view/" in url][-1]
+    assert picture(visit.page).std() > 20  # a head on white, not a blank
+
+
 def files_of(app: Running, token: str) -> list[Path]:
     return files_below(app.desk.visitors.folder(token))
 
@@ -166,8 +174,7 @@ def test_upload_verdict_and_lift(ada: Visit, app: Running) -> None:
     assert "<" not in title
     assert title.startswith("ada")
     assert page.locator(".hl-card").count() == 1
-    pixels = picture(page)
-    assert pixels.std() > 20  # a head on white, not a blank
+    shows(ada, app.desk.heads(ada.token)[0].id)
 
 
 def test_drag_and_keys_turn_the_head(ada: Visit) -> None:
@@ -190,6 +197,21 @@ def test_drag_and_keys_turn_the_head(ada: Visit) -> None:
     page.keyboard.press("Home")
     page.wait_for_function("document.querySelector('.hl-after img').dataset.seen === '0.00 0.00'")
     assert page.inner_text(".hl-angle") == "from the front"
+
+
+def test_a_stage_that_goes_while_it_waits_for_a_picture_shows_the_next_one(ada: Visit) -> None:
+    page = ada.page
+    at_rest(page)
+    page.evaluate("""async () => {
+        const stage = document.querySelector('.hl-stage'), place = stage.parentElement, after = stage.nextSibling;
+        const press = () => stage.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowUp' }));
+        press();  // is being drawn
+        press();  // waits
+        stage.remove();
+        await new Promise(done => setTimeout(done, 1500));
+        place.insertBefore(stage, after);
+    }""")
+    page.wait_for_selector(".hl-after img[data-draft='0'][data-seen='0.00 0.17']")
 
 
 def test_sliders_change_the_head_and_show_before_and_after(ada: Visit, app: Running) -> None:
@@ -216,6 +238,11 @@ def test_sliders_change_the_head_and_show_before_and_after(ada: Visit, app: Runn
     page.wait_for_function("document.querySelectorAll('.hl-card').length === 2")
     page.wait_for_function("document.querySelector('.hl-drift output').textContent === '0.00'")  # of the new head
     assert "edited" in page.inner_text(".hl-title h2")
+    edited, original = (kept.id for kept in app.desk.heads(ada.token))
+    shows(ada, edited)
+    for id in (original, edited):
+        page.click(f".hl-card[data-open='{id}']")
+        shows(ada, id)
 
 
 def test_downloads_are_read_by_other_libraries(
@@ -230,6 +257,8 @@ def test_downloads_are_read_by_other_libraries(
     with page.expect_download() as waiting:
         page.click("#hl-export-head")
     waiting.value.save_as(tmp_path / "mine.safetensors")
+    with page.expect_download():  # a second time
+        page.click("#hl-export-head")
     with safe_open(tmp_path / "mine.safetensors", "np") as stored:
         assert stored.get_tensor("ws").shape[0] == 1
     with page.expect_download() as waiting:
@@ -302,11 +331,37 @@ def test_a_stopped_lift_is_kept_and_a_closed_tab_ends_one(browser: Any, app: Run
     at_rest(page)
     assert page.locator(".hl-card").count() == 1
     page.click("#hl-go")
+    page.wait_for_selector("#hl-discard", state="visible")
+    page.dispatch_event("#hl-discard", "click")
+    shows(guest, app.desk.heads(guest.token)[0].id)  # as before
+    assert not page.locator(".hl-empty").is_visible()
+    page.click("#hl-go")
     page.wait_for_selector(".hl-bar")
     until(lambda: guest.token in app.desk.queue.busy_visitors())
     page.context.close()
     until(lambda: guest.token not in app.desk.queue.busy_visitors())
     assert len(app.desk.heads(guest.token)) == 1
+
+
+def test_the_face_shown_is_the_one_that_will_be_lifted(app: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gradio as gr
+    from starlette.requests import Request
+
+    from headlift.app.page import Page
+
+    def unclear(*choice: object) -> Looked:
+        raise FaceError("The features of face 2 cannot be made out.")
+
+    visitor = app.desk.visitors.enter(None)
+    monkeypatch.setattr(app.desk, "_photos", {(visitor, "tab"): Looked(Path("two.png"), "two", 1, 2, b"", "", ())})
+    monkeypatch.setattr(app.desk, "choose_face", unclear)
+    page = Page(app.desk)
+    with gr.Blocks() as blocks:
+        page.lay_out(blocks)
+    scope = {"type": "http", "headers": [(b"cookie", f"{COOKIE}={visitor}".encode())]}
+    told = page.choose_face(2, gr.Request(Request(scope), session_hash="tab"))
+    assert told[page.face] == 1
+    assert "cannot be made out" in told[page.notice]
 
 
 def test_nothing_is_asked_of_other_hosts(browser: Any, app: Running, ada: Visit) -> None:

@@ -14,10 +14,11 @@ window.headlift = (() => {
   };
 
   const put = async (figure, url, draft) => {
-    const answer = await fetch(url);
-    if (!answer.ok) throw new Error(await answer.text());
+    const of = head, answer = await fetch(url), body = await (answer.ok ? answer.blob() : answer.text());
+    if (of !== head) return;  // another one stands here by now
+    if (!answer.ok) throw new Error(body);
     const image = figure.querySelector("img"), old = image.src;
-    image.src = URL.createObjectURL(await answer.blob());
+    image.src = URL.createObjectURL(body);
     await image.decode().catch(() => {});
     if (old.startsWith("blob:")) URL.revokeObjectURL(old);
     image.dataset.draft = draft ? "1" : "0";
@@ -28,7 +29,7 @@ window.headlift = (() => {
   const pump = async () => {
     if (busy) return;
     busy = true;
-    while (wish) {
+    while (wish && stage) {
       const { draft } = wish, here = stage, began = performance.now();
       wish = null;
       try {
@@ -106,9 +107,19 @@ window.headlift = (() => {
     show(true);
   };
 
+  // Gradio changes a stage in place when it shows another head, and makes a new one when it was hidden meanwhile.
+  const heard = new WeakSet();
   const attach = found => {
     stage = found;
     if (found.dataset.head !== head) { head = found.dataset.head; amounts = {}; yaw = 0.35; pitch = 0.1; }
+    if (!heard.has(found)) listen(found);
+    compare(comparing);
+    sayAngle();
+    reveal(document.querySelector(".hl-title") || found);
+  };
+
+  const listen = found => {
+    heard.add(found);
     found.addEventListener("pointerdown", event => {
       if (event.button) return;
       dragged = { x: event.clientX, y: event.clientY };
@@ -137,9 +148,6 @@ window.headlift = (() => {
       sayAngle();
     });
     found.addEventListener("dragstart", event => event.preventDefault());
-    compare(comparing);
-    sayAngle();
-    reveal(document.querySelector(".hl-title") || found);
   };
 
   const compare = on => {
@@ -168,7 +176,7 @@ window.headlift = (() => {
     if (run && !running) reveal(run);
     running = Boolean(run);
     const found = document.querySelector(".hl-stage");
-    if (found !== stage && found) attach(found);
+    if (found && (found !== stage || found.dataset.head !== head)) attach(found);
     if (!found) stage = null;
     if (!loading && document.querySelector("model-viewer")) {
       loading = true;
@@ -190,7 +198,7 @@ window.headlift = (() => {
   const begin = () => {
     document.documentElement.lang = "en";
     new MutationObserver(look).observe(document.body, { childList: true, subtree: true, attributes: true,
-      attributeFilter: ["data-head"] });
+      attributeFilter: ["data-head", "data-auto"] });
     look();
   };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
