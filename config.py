@@ -22,6 +22,8 @@ FRAME = "frame"
 """The entry in the metadata of a weights file that says it."""
 PRIOR_NAME = "headlift embedded prior"
 """The entry `name` of the prior that is shipped; its file is older than the entry above."""
+TUNING_STEPS = ("steps", "back_steps", "fine_steps")
+"""Fields of `TuningConfig` that count the steps of a stage."""
 NONE = "none"
 """What stands in tables of settings for no value."""
 
@@ -169,7 +171,10 @@ class TuningConfig:
     side_colour: float = 0.0
     """Weight of the guard's colours: the photo carried into the side views, and what a network tells of the rest."""
     back_steps: int = 0
-    """Steps of a last tuning, of planes for sides and back of the head alone; for priors that draw heads on white."""
+    """Steps of a second tuning, of planes for sides and back of the head alone; for priors that draw heads on white."""
+    fine_steps: int = 0
+    """Steps of a last tuning, of the photo's plane and super-resolution alone, after which the head is rendered as
+    finely as super-resolution takes it; for priors that render less."""
 
 
 @dataclass(frozen=True)
@@ -420,7 +425,7 @@ class EditConfig:
     region: str | None = None
     """Change only this part and keep the rest: eyes, brows, nose, mouth, face or hair."""
     region_mask: Path | None = None
-    """Change only what is white in this picture, painted over the crop (crop.png)."""
+    """Change only what is white in this picture: black or transparent elsewhere, placed as the crop (crop.png)."""
     color: str | None = None
     """Give the region this colour, such as #a03020."""
     color_strength: float = 0.7
@@ -430,7 +435,7 @@ class EditConfig:
     steps: int = 80
     """Tuning steps that a region, a colour or paint takes."""
     into_photo: Path | None = None
-    """The original photo: the edited face is put back into it, as photo.png."""
+    """The original photo, in its size: the edited face is put back into it, as photo.png."""
     video: bool = False
     """Also a video of the way from the head to the edited one and back."""
     frames: int = 90
@@ -578,19 +583,20 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
         latent = replace(latent, relief=300.0, depth=300.0, sides=1.0)
         tuning = replace(tuning, steps=120, lr=5e-4, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.3, stop=0.0)
         tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, const_gain=3.0, photo_gain=15.0, muon=0.8)
-        tuning = replace(tuning, geometry_every=3, backbone_every=2, back_steps=60)
+        tuning = replace(tuning, geometry_every=3, backbone_every=2, back_steps=60, fine_steps=30)
     if name == "fast":
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, neural_resolution=32)
         tuning = replace(tuning, steps=75)
         if method == "best":
             latent = replace(latent, steps=14, candidates=8)
-            tuning = replace(tuning, steps=50, lr=6e-4, rampdown=0.25, photo_gain=20.0, back_steps=24)
+            tuning = replace(tuning, steps=50, lr=6e-4, rampdown=0.25, photo_gain=20.0, back_steps=24, fine_steps=15)
         mesh, video = replace(base.mesh, resolution=192), replace(base.video, frames=60)
     elif name == "standard":
         mesh, video = base.mesh, base.video
     else:
         latent = replace(latent, steps=2 * latent.steps)
-        tuning = replace(tuning, steps=2 * tuning.steps, back_steps=2 * tuning.back_steps)
+        twice = {name: 2 * getattr(tuning, name) for name in TUNING_STEPS}
+        tuning = replace(tuning, **twice)
         mesh, video = replace(base.mesh, resolution=384), base.video
     inversion = replace(base.inversion, latent=latent, tuning=tuning, camera=camera)
     if name == "fast":
@@ -598,6 +604,7 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
         inversion = replace(inversion, spi=spi, hfgi3d=replace(inversion.hfgi3d, steps=75, views=10))
     elif name == "thorough":
         inversion = replace(inversion, hfgi3d=replace(inversion.hfgi3d, steps=2 * inversion.hfgi3d.steps))
+        inversion = replace(inversion, in_n_out=replace(inversion.in_n_out, steps=2 * inversion.in_n_out.steps))
     return replace(base, inversion=inversion, mesh=mesh, video=video)
 
 
@@ -660,9 +667,9 @@ class EvaluateInversionConfig:
     """Seed of everything random."""
 
 
-def output_folder(photo: Path) -> Path:
-    """Where the results of a photo go when nothing else is said."""
-    return Path("out") / photo.stem
+def output_folder(source: Path, ending: str = "") -> Path:
+    """Where the results of a photo, or of a folder of photos, go when nothing else is said."""
+    return Path("out") / f"{source.resolve().name if source.is_dir() else source.stem}{ending}"
 
 
 def from_table(table: dict[str, object]) -> ReconstructConfig:

@@ -27,15 +27,20 @@ from headlift.config import ReconstructConfig, from_table, to_table
 from headlift.eg3d.composite import CompositeGenerator, OuterSpec, compose
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.own_planes import BACK, OWN, REACH, own_planes, with_own_planes
+from headlift.eg3d.spec import GeneratorSpec
 from headlift.errors import CheckpointError, ConfigError, HeadFileError, WeightsError
 from headlift.export.files import atomic_path
 from headlift.invert.preview import pixels
 from headlift.invert.result import Inversion, InversionState
 from headlift.values import Camera, Crop, Similarity, Step
 
+HEAD = "head.safetensors"
+"""Name of the head file in the folder of a run or an edit."""
 FORMAT = "headlift head 1"
 STATE_FORMAT = "headlift inversion state 1"
 DELTA, SCALE = "delta.", "scale."
+RENDERED = "rendered"
+"""At what resolutions a head is rendered, where they are not its base's: `GeneratorSpec.rendered_at`."""
 Loader = Callable[[str, torch.device | str], tuple[Generator, str]]
 """From a generator's name or file and a device to it and its file's sha256 (`headlift.weights.load_generator`)."""
 
@@ -121,6 +126,9 @@ def write_head(path: Path | str, head: Head, base: Generator) -> None:
     if isinstance(head.generator, CompositeGenerator):
         about["outer"] = head.generator.outer.to_dict()
     about |= dict.fromkeys(own_planes(head.generator), True)
+    spec = head.generator.spec
+    if spec.neural_resolution != base.spec.neural_resolution:
+        about[RENDERED] = {"side": spec.neural_resolution, "coarse": spec.render.coarse_resolution}
     _write(path, tensors, FORMAT, about)
 
 
@@ -139,6 +147,11 @@ def without_outer(head: Head) -> Head:
     return replace(head, generator=head.generator.own())
 
 
+def head_file(path: Path) -> Path:
+    """The head of a run's folder, or the file itself."""
+    return path / HEAD if path.is_dir() and (path / HEAD).exists() else path
+
+
 def load_head(
     path: Path | str, weights: str | None = None, device: torch.device | str = "cpu", loader: Loader | None = None
 ) -> Head:
@@ -155,6 +168,7 @@ def load_head(
     try:
         name, sha256 = str(about["base"]["name"]), str(about["base"]["sha256"])
         config = from_table(about["config"])
+        check_layout(tensors)
         similarity = Similarity(tensors["similarity"].numpy())
         label, ws = tensors["camera"].to(device), tensors["ws"].to(device)
         image, mask = tensors["image"].numpy(), tensors["mask"].numpy()
@@ -162,7 +176,10 @@ def load_head(
         edits = tuple(dict(entry) for entry in about.get("edits", ()))
         camera = Camera.from_label(label.float())
         outer = OuterSpec.from_dict(about["outer"]) if "outer" in about else None
-    except (CheckpointError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, ConfigError) as error:
+        if outer:
+            outer.check({name.removeprefix(DELTA): tuple(value.shape) for name, value in tensors.items()})
+        rendered = {name: None if side is None else int(side) for name, side in about.get(RENDERED, {}).items()}
+    except (CheckpointError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ConfigError) as error:
         raise HeadFileError(f"{path} is damaged or was written by another headlift: {error}. Make it anew.") from None
     base = load_base(Path(path), weights or name, sha256, device, loader)
     if outer:
@@ -171,11 +188,33 @@ def load_head(
         if about.get(BACK) and DELTA + REACH not in tensors:
             raise HeadFileError(f"{path} was written by an earlier headlift. Reconstruct the photo again.")
         generator = with_own_planes(base, *(name for name in OWN if about.get(name)))
+        if rendered:
+            generator.spec = _rendered(Path(path), generator.spec, **rendered)
     generator.load_state_dict(unpack_changes(Path(path), generator.state_dict(), tensors))
     if tuple(ws.shape) != (1, generator.num_ws, generator.spec.mapping.w_dim):
         raise HeadFileError(f"{path} holds a code of shape {tuple(ws.shape)}, which its base generator does not take.")
     frozen = generator.eval().requires_grad_(False)
     return Head(frozen, ws, camera, image, mask, similarity, config, weights or name, sha256, reason, metrics, edits)
+
+
+def check_layout(tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError when what stands beside the changes of tensors is not what `write_head` writes."""
+    side = tensors["image"].shape[:1]
+    wanted = {
+        "ws": (torch.float32, (1, *tensors["ws"].shape[1:])),
+        "camera": (torch.float64, (1, 25)),
+        "image": (torch.uint8, (*side, *side, 3)),
+        "mask": (torch.uint8, (*side, *side)),
+        "similarity": (torch.float64, (2, 3)),
+    }
+    for name, (kind, shape) in wanted.items():
+        value = tensors[name]
+        if value.dtype != kind or tuple(value.shape) != shape:
+            raise ValueError(f"its {name} is {value.dtype} of shape {tuple(value.shape)}, not {kind} of {shape}")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"its {name} holds what is no number")
+    if not float(torch.linalg.det(tensors["similarity"][:, :2])):
+        raise ValueError("its similarity has no inverse")
 
 
 def load_base(
@@ -223,18 +262,24 @@ def pack_changes(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> d
 
 
 def unpack_changes(path: Path, before: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tuned tensors. Raises HeadFileError when a change has no tensor of its name and shape in the base."""
+    """The tuned tensors.
+
+    Raises HeadFileError when a change is no number, or has no tensor of its name and shape in the base.
+    """
     state = {name: value.clone() for name, value in before.items()}
     for key, change in tensors.items():
         if not key.startswith(DELTA):
             continue
         name = key.removeprefix(DELTA)
-        if name not in state or state[name].shape != change.shape or SCALE + name not in tensors:
+        scale = tensors.get(SCALE + name, torch.empty(0))
+        if name not in state or state[name].shape != change.shape or scale.shape != (1,):
             wanted = tuple(state[name].shape) if name in state else "no such tensor"
             raise HeadFileError(
                 f"{path} does not fit its base generator: {name} has shape {tuple(change.shape)}, the base {wanted}."
             )
-        state[name] += change.to(state[name]) * tensors[SCALE + name].to(state[name])[0]
+        if not (torch.isfinite(change).all() and torch.isfinite(scale).all()):
+            raise HeadFileError(f"{path} is damaged: its {name} holds what is no number. Make it anew.")
+        state[name] += change.to(state[name]) * scale.to(state[name])[0]
     return state
 
 
@@ -264,11 +309,17 @@ def _write(path: Path | str, tensors: Mapping[str, Tensor], kind: str, about: Ma
         save_file(stored, temporary, {"format": kind, "about": json.dumps(about)})
 
 
+def _rendered(path: Path, spec: GeneratorSpec, side: int | None = None, coarse: int | None = None) -> GeneratorSpec:
+    if side is None or not 0 < side <= spec.superres.input_resolution or (coarse is not None and coarse < 1):
+        raise HeadFileError(f"{path} is damaged: it cannot be rendered at {side} pixels, {coarse} of them coarse.")
+    return spec.rendered_at(side, coarse)
+
+
 def _read(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.exists():
         raise HeadFileError(f"there is no file {path}. Make a head with `headlift reconstruct PHOTO`.")
     if path.is_dir():
-        inner = path / "head.safetensors"
+        inner = path / HEAD
         advice = f"Did you mean {inner}?" if inner.exists() else "Give the .safetensors file."
         raise HeadFileError(f"{path} is a folder, not a {what}. {advice}")
     try:

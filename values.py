@@ -160,6 +160,8 @@ class Crop:
     """The fitted head model's points, world units: what `camera` projects to the face's landmarks in the crop."""
     frame: Literal["ffhq", "embedded"] | None = None
     """Whose heads look straight ahead where this camera's angles are 0, if it was estimated."""
+    on_white: bool = False
+    """`image` is a cut-out that was laid on white by `mask` already."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 from headlift.eg3d.decoder import Decoder
 from headlift.eg3d.marching import composite, interval_weights, optical_depths, sample_weights
 from headlift.eg3d.rays import Jitter, importance_samples, stratified_samples
+from headlift.eg3d.shared_look import CLEAR
 from headlift.eg3d.spec import RenderSpec
 from headlift.eg3d.triplane import Plane, look_up
 
@@ -26,6 +27,8 @@ gradients by 2e-4 (`benchmarks/active.py`)."""
 
 BLOCK = 2**13
 """Points whose density a processor looks at in one go: what stays in its cache."""
+EMPTY = -1e4
+"""A density (before any activation) of nothing at all."""
 
 
 @dataclass
@@ -49,12 +52,14 @@ def march_active(
     jitter: Jitter,
     cut: float,
     look: FirstLook | None = None,
+    shared: Float[Tensor, "n m s1"] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Features [n f m], depth, alpha, nearest and farthest sample [n m] of rays through one head: what
     `Generator._march` gives.
 
     Samples that could contribute at most `cut` to their ray (`matters`) keep their density but give no colour and take
-    no gradient. An empty `look` is filled; one that is filled, of the same rays, is gone by.
+    no gradient. An empty `look` is filled; one that is filled, of the same rays, is gone by. With what rays nearby
+    found (`shared`) the coarse samples are left out, and rays that meet nothing there are not looked along.
     """
     n, m = origins.shape[:2]
     unit = 2 / spec.box_warp
@@ -65,13 +70,21 @@ def march_active(
     @torch.no_grad()
     def density(distances: Float[Tensor, "n m s"]) -> Float[Tensor, "n m s"]:
         places = ((origins[:, :, None] + distances[..., None] * directions[:, :, None]) * unit).reshape(1, -1, 3)
-        blocks = places.split(BLOCK, dim=1) if places.device.type == "cpu" else (places,)
-        found = [decoder.density(look_up(planes, axes, block)) for block in blocks]
-        return torch.cat(found, dim=1).reshape(distances.shape)
+        return density_at(planes, axes, decoder, places).reshape(distances.shape)
+
+    @torch.no_grad()
+    def density_where(alive: Bool[Tensor, "n m"], distances: Float[Tensor, "n m s"]) -> Float[Tensor, "n m s"]:
+        rays, count = alive.flatten().nonzero()[:, 0], distances.shape[-1]
+        places = points(rays.repeat_interleave(count), distances.flatten(0, 1)[rays].flatten())
+        found = density_at(planes, axes, decoder, places).reshape(-1, count)
+        return torch.full_like(distances, EMPTY).flatten(0, 1).index_copy(0, rays, found).reshape(distances.shape)
 
     def first_look() -> tuple[Float[Tensor, "n m s"], Float[Tensor, "n m s"]]:
         # The samples' places keep their gradients: with the camera moves where its rays enter the box.
         depths = stratified_samples(start, end, jitter.coarse, spec.disparity_sampling)
+        if shared is not None and jitter.fine is not None:
+            fine = importance_samples(depths.detach(), shared, jitter.fine).sort(dim=-1).values
+            return fine, density_where(shared.sum(dim=-1) > CLEAR, fine)
         sigma = density(depths)
         if jitter.fine is None:
             return depths, sigma
@@ -97,6 +110,14 @@ def march_active(
     shares = sample_weights(weights).flatten()[chosen]
     features = colors.new_zeros(colors.shape[1], n * m).index_add(1, rays, colors[0] * shares)
     return features.reshape(-1, n, m).transpose(0, 1), depth, alpha, depths[..., 0], depths[..., -1]
+
+
+def density_at(
+    planes: Float[Tensor, "1 j c p p"], axes: tuple[Plane, ...], decoder: Decoder, places: Float[Tensor, "1 k 3"]
+) -> Float[Tensor, "1 k"]:
+    """The density before any activation at places of one head, in halves of its box."""
+    blocks = places.split(BLOCK, dim=1) if places.device.type == "cpu" else (places,)
+    return torch.cat([decoder.density(look_up(planes, axes, block)) for block in blocks], dim=1)
 
 
 def matters(

@@ -10,6 +10,7 @@ both volumes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -29,6 +30,8 @@ EXTRA = 2
 """Features that are rendered beside the colours: the second volume's share of what is seen, and b's entropy."""
 START_SHARE, START_DENSITY = -3.0, -1.0
 """Logit of b and density (before activation) of a fresh second volume: next to nothing, with a gradient."""
+PLANES, DECODER = "outer_planes", "decoder.outer."
+"""Name of its planes, and what the names of its decoder's parameters begin with."""
 START_PLANES = 0.1
 """Standard deviation of its planes."""
 
@@ -57,6 +60,19 @@ class OuterSpec:
         if not all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 4096 for v in values.values()):
             raise CheckpointError(f"the second volume is described by {values!r}, which are no sizes")
         return cls(**values)
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Hold stored tensors, by the names of their parameters, against the sizes: a few bytes can claim gigabytes.
+
+        Raises CheckpointError when those that give the sizes are missing or have others.
+        """
+        wanted = {
+            PLANES: (3, self.channels, self.resolution, self.resolution),
+            DECODER + "net.0.weight": (self.hidden, self.channels),
+        }
+        for name, shape in wanted.items():
+            if shapes.get(name) != shape:
+                raise CheckpointError(f"the second volume's {name} has shape {shapes.get(name)}, not {shape}")
 
 
 class CompositeDecoder(Decoder):
@@ -192,5 +208,4 @@ def compose(generator: Generator, outer: OuterSpec, rng: torch.Generator | None 
 
 def outer_parameters(generator: Generator) -> dict[str, nn.Parameter]:
     """Those of the second volume, by name; none where there is none."""
-    names = ("outer_planes", "decoder.outer.")
-    return {name: p for name, p in generator.named_parameters() if name.startswith(names)}
+    return {name: p for name, p in generator.named_parameters() if name.startswith((PLANES, DECODER))}

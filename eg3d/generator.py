@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headlift.eg3d import rays
-from headlift.eg3d.active import FirstLook, march_active
+from headlift.eg3d.active import CUT, FirstLook, density_at, march_active
 from headlift.eg3d.backbone import Backbone
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.decoder import Decoder
@@ -17,6 +17,7 @@ from headlift.eg3d.mapping import truncate
 from headlift.eg3d.marching import composite, interval_weights, sample_weights
 from headlift.eg3d.rays import Jitter
 from headlift.eg3d.rounding import blend_middles
+from headlift.eg3d.shared_look import spread_weights
 from headlift.eg3d.spec import GeneratorSpec, NoiseMode
 from headlift.eg3d.superres import Superresolution
 from headlift.eg3d.triplane import PLANES, Plane, in_rows, look_up, merge_planes, sample_planes
@@ -199,6 +200,8 @@ class Generator(nn.Module):
                 if len(planes) == 1 and planes.device.type == "cpu":
                     planes = in_rows(planes)
             start, end = self._limits(origins, directions, coarse)
+            one = len(planes) == 1
+            shared = self._shared_look(planes, axes, camera, side, coarse) if axes and one and fine else None
             at_once = max(1, _points_at_once(planes.device) // (n * max(coarse, fine)))
             count = m if torch.is_grad_enabled() or look else at_once
             parts = []
@@ -211,8 +214,9 @@ class Generator(nn.Module):
                     end if isinstance(end, float) else end[:, chosen],
                     jitter.rays(chosen, directions.device),
                 )
-                if cut > 0 and axes is not None and len(planes) == 1:
-                    parts.append(march_active(planes, axes, self.decoder, spec, *bundle, cut, look))
+                if axes and one and (cut > 0 or shared is not None):
+                    nearby = None if shared is None else shared[:, chosen]
+                    parts.append(march_active(planes, axes, self.decoder, spec, *bundle, cut or CUT, look, nearby))
                 else:
                     parts.append(self._march(planes, axes, *bundle))
             features = torch.cat([part[0] for part in parts], dim=2)
@@ -248,6 +252,23 @@ class Generator(nn.Module):
         """Heads seen by the cameras that they are conditioned on."""
         ws = self.mapping(z, camera)
         return self.render(self.planes(ws), ws, camera)
+
+    @torch.no_grad()
+    def _shared_look(
+        self, planes: Float[Tensor, "1 j c p p"], axes: tuple[Plane, ...], camera: Camera, side: int, samples: int
+    ) -> Float[Tensor, "n m s1"] | None:
+        """What a coarse picture's rays find, for the rays of one of `side` pixels; None where each looks for itself."""
+        spec, coarse = self.spec.render, self.spec.render.coarse_resolution
+        if coarse is None or side <= coarse:
+            return None
+        origins, directions = rays.pixel_rays(camera, coarse)
+        n, m = directions.shape[:2]
+        jitter = Jitter.centres(n, m, samples, 0, directions.device)
+        limits = self._limits(origins, directions, samples)
+        depths = rays.stratified_samples(*limits, jitter.coarse, spec.disparity_sampling)
+        places = (origins[:, :, None] + depths[..., None] * directions[:, :, None]) * (2 / spec.box_warp)
+        sigma = density_at(planes, axes, self.decoder, places.reshape(1, -1, 3)).reshape(depths.shape)
+        return spread_weights(interval_weights(depths, sigma, spec.clamp_mode), side)
 
     def _limits(
         self, origins: Float[Tensor, "n m 3"], directions: Float[Tensor, "n m 3"], samples: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -127,6 +127,9 @@ class RenderSpec:
     """Stratified samples a ray."""
     importance_samples: int = 48
     """Samples a ray placed by the first pass; 0 for none."""
+    coarse_resolution: int | None = None
+    """Pictures larger than this many pixels a side take their coarse samples along the rays of one of that size, shared
+    by the rays nearby (`eg3d.shared_look`); None for each ray's own, as published."""
     disparity_sampling: bool = False
     """Space the samples evenly in 1 / distance."""
     white_background: bool = False
@@ -143,6 +146,9 @@ class RenderSpec:
     def __post_init__(self) -> None:
         _positive(self, "box_warp", "depth_samples", "camera_radius", "camera_focal")
         _not_negative(self, "importance_samples")
+        _positive_or_none(self, "coarse_resolution")
+        if self.coarse_resolution and not self.importance_samples:
+            raise ConfigError("RenderSpec: coarse_resolution needs importance_samples, which alone are composited then")
         if self.depth_samples < 2:
             raise ConfigError(
                 "RenderSpec: depth_samples must be at least 2, for a ray has intervals only between samples"
@@ -232,6 +238,11 @@ class GeneratorSpec:
     def num_ws(self) -> int:
         """Codes that a head has: one for each convolution of the backbone and one for its last ToRGB."""
         return 2 * len(self.backbone.channels)
+
+    def rendered_at(self, side: int, coarse: int | None = None) -> GeneratorSpec:
+        """The same, rendered at `side` pixels, with the coarse samples of so many (`RenderSpec.coarse_resolution`)."""
+        render = replace(self.render, coarse_resolution=coarse)
+        return replace(self, neural_resolution=side, render=render)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` is the inverse."""

@@ -1,4 +1,4 @@
-"""The last tuning of `best`: planes of its own for sides and back of the head, and nothing else (`eg3d/own_planes.py`).
+"""The second tuning of `best`: planes of its own for sides and back of the head alone (`eg3d/own_planes.py`).
 
 Tuning draws the photo on planes that face and back share, and a face comes through where hair should be. Weighing the
 views of the back more hides it at the photo's cost. So when the photo is shown, what lies behind its reach gets a plane
@@ -12,7 +12,6 @@ the front, so the photo is looked at again.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -27,14 +26,10 @@ from headlift.invert.perceptual import Distance
 from headlift.invert.sides import GUARD, HUE, ClearRays, Sides, SideView, back_cameras, guard_losses
 from headlift.invert.surface import set_reach
 from headlift.invert.task import Moment, Task, Terms
-from headlift.invert.tuning import Tuned, tunable, tune, tuning_rng
+from headlift.invert.tuning import Tuned, carried_with, tune, tuning_rng
 from headlift.values import Step
 
 STAGE = "back"
-TUNED = "tuned."
-"""Before the names of the tuned generator's tensors in states."""
-REASON = "tuned-reason"
-"""Why that tuning ended, in states: the text's bytes."""
 RATE = 0.2
 """Adam's learning rate."""
 RAMPDOWN = 0.4
@@ -76,24 +71,11 @@ def tune_back(
         replace(task.config.tuning, steps=steps, lr=RATE, lr_gain=1.0, rampdown=RAMPDOWN, stop=0.0, locality=0.0),
         STAGE,
         tuned.history,
-        {TUNED + name: p.detach().clone() for name, p in tunable(tuned.generator).items()}
-        | {REASON: torch.tensor(list(tuned.reason.encode()), dtype=torch.uint8)},
+        carried_with(tuned),
         chosen,
         photo_every=PHOTO_EVERY,
     )
     return backed if backed.stopped else replace(backed, reason=f"{tuned.reason}, and {steps} for sides and back")
-
-
-def tuned_before(task: Task, pivot: Pivot) -> Tuned | None:
-    """What a task that is resumed in this stage had tuned before it."""
-    again = task.resumed(STAGE)
-    if again is None:
-        return None
-    generator = copy.deepcopy(pivot.generator)
-    with torch.no_grad():
-        for name, parameter in tunable(generator).items():
-            parameter.copy_(again.tensors[TUNED + name])
-    return Tuned(generator, again.history, bytes(again.tensors[REASON].tolist()).decode())
 
 
 def in_turns(first: Sequence[SideView], second: Sequence[SideView]) -> list[SideView]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headlift.eg3d.active import CUT
 from headlift.eg3d.own_planes import PHOTO, with_own_planes
-from headlift.invert.back import tune_back, tuned_before
+from headlift.invert import back, fine
 from headlift.invert.conclude import conclude
 from headlift.invert.latent import Pivot, find_latent
 from headlift.invert.losses import alpha_error, depth_error, resize, squared_error
@@ -36,13 +36,13 @@ from headlift.invert.sides import (
 )
 from headlift.invert.surface import at_side, carving_error, set_reach
 from headlift.invert.task import Moment, Task, Terms, no_terms
-from headlift.invert.tuning import tune, tuning_rng
+from headlift.invert.tuning import tune, tuned_before, tuning_rng
 from headlift.values import Step
 
 
 def best(task: Task) -> Generator[Step, None, Inversion]:
-    """Code and camera together, pivotal tuning under the guard, then the planes for sides and back; yields every step,
-    returns the head."""
+    """Code and camera together, pivotal tuning under the guard, the planes for sides and back, then a finer picture;
+    yields every step, returns the head."""
     device = next(task.generator.parameters()).device
     pivot = yield from find_latent(task, load_distance(task.config.perceptual, "latent", device), beside(task))
     distance = load_distance(task.config.perceptual, "tuning", device)
@@ -61,10 +61,13 @@ def best(task: Task) -> Generator[Step, None, Inversion]:
     def around() -> tuple[SideView, ...]:
         return sides().views(cameras) if cameras else ()
 
-    tuned = tuned_before(task, start)
+    tuned = tuned_before(task, fine.STAGE, start.generator)
     if tuned is None:
-        tuned = yield from tune(task, start, distance, rng, guard(task, pivot, around, rng))
-    tuned = yield from tune_back(task, pivot, tuned, sides, around, distance)
+        tuned = tuned_before(task, back.STAGE, start.generator)
+        if tuned is None:
+            tuned = yield from tune(task, start, distance, rng, guard(task, pivot, around, rng))
+        tuned = yield from back.tune_back(task, pivot, tuned, sides, around, distance)
+    tuned = yield from fine.tune_fine(task, pivot, tuned, distance)
     return conclude(task, pivot, tuned)
 
 

@@ -106,7 +106,8 @@ def make_target(crop: Crop, generator: Eg3d) -> Target:
     side = generator.spec.image_resolution
     image, mask = resize(crop.image, side).clamp(-1, 1), resize(crop.mask, side).clamp(0, 1)
     white = generator.spec.render.white_background
-    return Target(image * mask + (1 - mask) if white else image, mask, white)
+    cut_out = image * mask + (1 - mask) if white and not crop.on_white else image
+    return Target(cut_out, mask, white)
 
 
 def mean_terms(each: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from headlift.config import InversionConfig, TuningConfig
 from headlift.eg3d.active import CUT, FirstLook
 from headlift.eg3d.generator import Generator as Eg3d
-from headlift.eg3d.own_planes import OWN, PHOTO
+from headlift.eg3d.own_planes import OWN, PHOTO, with_own_planes
 from headlift.invert.gathering import GatheringBackbone
 from headlift.invert.latent import Pivot, code_statistics, pivot_tensors
 from headlift.invert.losses import learning_rate_ramp, squared_error
@@ -43,6 +43,10 @@ LOOK_EVERY = 4
 """Steps that go by one first look along the photos' rays (`eg3d/active.py`)."""
 LOOK = ("depths", "sigma")
 """What a look's tensors are called in states."""
+TUNED = "tuned."
+"""Before the names of the tensors that an earlier tuning made, in a later one's states."""
+REASON = "tuned-reason"
+"""Why that tuning ended, in states: the text's bytes."""
 CONSTANT = ".const"
 """How the name of the backbone's learned constant ends."""
 
@@ -202,6 +206,25 @@ def tune(
         yield preview(step, outputs[0].image, config.preview_every) if outputs else step
     task.on_state(state())
     return Tuned(generator.eval().requires_grad_(False), tuple(steps), reason, stopped)
+
+
+def carried_with(tuned: Tuned) -> dict[str, Tensor]:
+    """What a further tuning keeps of the one before it in its states; `tuned_before` reads it."""
+    tensors = {TUNED + name: p.detach().clone() for name, p in tunable(tuned.generator).items()}
+    return tensors | {REASON: torch.tensor(list(tuned.reason.encode()), dtype=torch.uint8)}
+
+
+def tuned_before(task: Task, stage: str, like: Eg3d) -> Tuned | None:
+    """What a task that is resumed in this stage had tuned before it; `like` is a generator of that kind, which may lack
+    the planes of its own (`eg3d/own_planes.py`)."""
+    again = task.resumed(stage)
+    if again is None:
+        return None
+    generator = with_own_planes(like, *(name for name in OWN if TUNED + name in again.tensors))
+    with torch.no_grad():
+        for name, parameter in tunable(generator).items():
+            parameter.copy_(again.tensors[TUNED + name])
+    return Tuned(generator, again.history, bytes(again.tensors[REASON].tolist()).decode())
 
 
 def look_tensors(looks: Sequence[FirstLook]) -> dict[str, Tensor]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headlift.config import ReconstructConfig, from_table, preset, read_config, to_table
+from headlift.config import TUNING_STEPS, Method, ReconstructConfig, from_table, preset, read_config, to_table
 from headlift.errors import ConfigError
 
 
@@ -21,6 +22,16 @@ def test_the_defaults_are_the_published_ones() -> None:
     assert (config.latent.w_noise, config.latent.w_noise_ramp, config.latent.noise_reg) == (0.05, 0.75, 1e5)
     assert (config.latent.w_stats_samples, config.latent.w_stats_seed) == (600, 123)
     assert (config.tuning.steps, config.tuning.lr, config.tuning.mse, config.tuning.perceptual) == (350, 3e-4, 1, 1)
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_thorough_takes_twice_the_steps_of_standard(method: Method) -> None:
+    def steps(table: dict[str, object]) -> list[int]:
+        inner = [n for part in table.values() if isinstance(part, dict) for n in steps(part)]
+        return inner + [n for name, n in table.items() if name == "steps" or name in TUNING_STEPS]  # type: ignore[misc]
+
+    standard, thorough = (steps(asdict(preset(name, method).inversion)) for name in ("standard", "thorough"))
+    assert [2 * n for n in standard] == thorough
 
 
 @pytest.mark.parametrize("name", ["fast", "standard", "thorough"])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_networks import solid_generator
 
+from headlift import head
 from headlift.config import ReconstructConfig, preset
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
@@ -92,6 +95,22 @@ def test_planes_of_its_own_come_back(tmp_path: Path, names: tuple[str, ...]) -> 
     behind = orbit(3.0, 0.1)
     assert tuple(own_planes(head.generator)) == names
     assert psnr(*(picture(g, inversion.ws, behind) for g in (inversion.generator, head.generator))) >= 60
+
+
+@pytest.mark.parametrize("coarse", [None, 8])
+def test_how_finely_it_is_rendered_comes_back(tmp_path: Path, coarse: int | None) -> None:
+    base = solid_generator(importance_samples=4)
+    finer = copy.deepcopy(base)
+    finer.spec = base.spec.rendered_at(16, coarse)
+    inversion, crop = found(finer)
+    path = tmp_path / "head.safetensors"
+    save_head(path, inversion, base, SHA, crop, preset("fast"))
+    head = load_head(path, loader=loader(base))
+    assert head.generator.spec == finer.spec != base.spec
+    finer.spec = base.spec.rendered_at(17)  # more than super-resolution takes
+    save_head(path, found(finer)[0], base, SHA, crop, preset("fast"))
+    with pytest.raises(HeadFileError, match="cannot be rendered at 17 pixels"):
+        load_head(path, loader=loader(base))
 
 
 def test_a_plane_for_the_back_of_which_nobody_says_where_it_begins_is_refused(tmp_path: Path) -> None:
@@ -176,6 +195,61 @@ def test_files_that_are_no_heads_are_refused(saved, tmp_path: Path) -> None:
     save_state(tmp_path / "state.safetensors", InversionState("latent", 1, {"code": torch.zeros(1, 1, 8)}))
     with pytest.raises(HeadFileError, match="not a head file"):
         load_head(tmp_path / "state.safetensors", loader=loader(base))
+
+
+def changed(path: Path, about: dict[str, object] | None = None, **tensors: torch.Tensor) -> Path:
+    """A copy of a head file with other tensors, or more in its description."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as stored:
+        metadata = stored.metadata()
+        whole = {name: stored.get_tensor(name) for name in stored.keys()} | tensors  # noqa: SIM118 (not a dict)
+    metadata["about"] = json.dumps(json.loads(metadata["about"]) | (about or {}))
+    save_file(whole, path.with_name("changed.safetensors"), metadata)
+    return path.with_name("changed.safetensors")
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("camera", torch.zeros(25, dtype=torch.float64)),
+        ("camera", torch.full((1, 25), NAN, dtype=torch.float64)),
+        ("image", torch.zeros(32, 32)),
+        ("mask", torch.zeros(16, 16, dtype=torch.uint8)),
+        ("mask", torch.zeros((), dtype=torch.uint8)),
+        ("ws", torch.full((1, 4, 8), NAN)),
+        ("ws", torch.zeros(1, 4, 8, dtype=torch.int32)),
+        ("similarity", torch.full((2, 3), NAN, dtype=torch.float64)),
+        ("similarity", torch.zeros(2, 3, dtype=torch.float64)),
+        ("scale.decoder.net.0.weight", torch.tensor([NAN])),
+        ("scale.decoder.net.0.weight", torch.tensor(1.0)),
+        ("delta.decoder.net.0.weight", torch.full((8, 4), NAN)),
+    ],
+)
+def test_what_is_no_camera_crop_code_or_change_is_refused(saved, name: str, value: torch.Tensor) -> None:
+    path, base, *_ = saved
+    with pytest.raises(HeadFileError, match=name.partition(".")[2] or name):
+        load_head(changed(path, **{name: value}), loader=loader(base))
+
+
+def test_a_small_file_cannot_ask_for_a_large_second_volume(saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, base, *_ = saved
+
+    def made(*given: object) -> None:
+        raise AssertionError("made")
+
+    monkeypatch.setattr(head, "compose", made)
+    large = {"channels": 4096, "resolution": 4096, "hidden": 4096}
+    small = {"delta.outer_planes": torch.zeros(3, 2, 4, 4), "scale.outer_planes": torch.ones(1)}
+    for tensors in ({}, small):
+        with pytest.raises(HeadFileError, match="outer_planes has shape"):
+            load_head(changed(path, {"outer": large}, **tensors), loader=loader(base))
+    sizes = {"channels": 2, "resolution": 4, "hidden": 4096}
+    with pytest.raises(HeadFileError, match=r"decoder.outer.net.0.weight has shape None"):
+        load_head(changed(path, {"outer": sizes}, **small), loader=loader(base))
 
 
 def test_a_bad_place_is_an_output_error_and_leaves_nothing(saved, tmp_path: Path) -> None:

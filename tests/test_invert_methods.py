@@ -52,7 +52,7 @@ def crop_of(generator: Generator, camera: Camera, seed: int = 3) -> Crop:
 def short(method: Method, latent: int = 3, tuning: int = 3) -> InversionConfig:
     """A method's settings with a few steps of each stage."""
     config = published(method)
-    own = {"back_steps": 3, "photo_gain": 10.0, "muon": 0.8} if method == "best" else {}
+    own = {"back_steps": 3, "fine_steps": 3, "photo_gain": 10.0, "muon": 0.8} if method == "best" else {}
     return replace(
         config,
         latent=replace(config.latent, steps=latent, noise_reg=1.0, w_stats_samples=16),
@@ -67,7 +67,7 @@ def short(method: Method, latent: int = 3, tuning: int = 3) -> InversionConfig:
 
 
 STAGES = {
-    "best": ["latent", "tuning", "back"],
+    "best": ["latent", "tuning", "back", "fine"],
     "w": ["latent"],
     "w+": ["latent"],
     "pti": ["latent", "tuning"],

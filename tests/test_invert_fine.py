@@ -1,0 +1,69 @@
+"""The last tuning of `best`: a finer picture of the same head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from small_networks import solid_generator
+
+from headlift.config import preset
+from headlift.eg3d.camera import orbit
+from headlift.eg3d.own_planes import PHOTO, with_own_planes
+from headlift.invert.fine import rendered_finer, tune_fine
+from headlift.invert.follow import follow
+from headlift.invert.latent import Pivot
+from headlift.invert.losses import squared_error
+from headlift.invert.perceptual import load_builtin
+from headlift.invert.result import Target
+from headlift.invert.task import Task, View
+from headlift.invert.tuning import Tuned
+
+FRONT = orbit(0.0, 0.0)
+BEFORE = "all 9 tuning steps were done"
+
+
+def found(steps: int = 6, tuning: int = 9, side: int = 8) -> tuple[Task, Pivot, Tuned]:
+    """A task whose photo is a finer picture of a tuned head, one that another super-resolution would draw."""
+    generator = with_own_planes(solid_generator(neural_resolution=side, importance_samples=6), PHOTO)
+    ws = generator.mapping(torch.randn(1, 8, generator=torch.Generator().manual_seed(4)))
+    finer = rendered_finer(generator) or generator
+    with torch.no_grad():
+        seen = finer.render(finer.planes(ws), ws, FRONT)
+    mask = torch.nn.functional.interpolate(seen.alpha, size=32, mode="bilinear")
+    target = Target((0.7 * seen.image + 0.1).clamp(-1, 1), mask, True)
+    config = preset("fast").inversion
+    config = replace(config, tuning=replace(config.tuning, steps=tuning, fine_steps=steps, lr_gain=1.0))
+    view = View(target, FRONT, torch.eye(2).numpy(), None, None, None)
+    task = Task(generator, (view,), config, 0, lambda: False, None, lambda state: None)
+    return task, Pivot(generator, ws, (FRONT,), ()), Tuned(generator, (), BEFORE)
+
+
+def test_the_head_is_rendered_finer_and_shows_the_photo_better() -> None:
+    seen = []
+    task, pivot, tuned = found()
+    fine = follow(tune_fine(task, pivot, tuned, load_builtin()), seen.append)
+    assert [(step.stage, step.index, step.total) for step in seen] == [("fine", i, 6) for i in range(1, 7)]
+    assert fine.reason == f"{BEFORE}, and 6 for a finer picture"
+    assert fine.generator.spec == tuned.generator.spec.rendered_at(16, 8)
+    before, after = (
+        float(squared_error(g.render(g.planes(pivot.ws), pivot.ws, FRONT).image, task.views[0].target.image))
+        for g in (rendered_finer(tuned.generator), fine.generator)
+    )
+    assert after < 0.9 * before
+    changed = {n for n, p in fine.generator.state_dict().items() if not torch.equal(p, tuned.generator.state_dict()[n])}
+    assert PHOTO in changed
+    assert {name.partition(".")[0] for name in changed} == {PHOTO, "superresolution"}
+
+
+@pytest.mark.parametrize("without", [{"steps": 0}, {"tuning": 0}, {"side": 16}])
+def test_without_it_the_tuned_generator_is_the_result(without: dict[str, int]) -> None:
+    task, pivot, tuned = found(**without)
+    assert follow(tune_fine(task, pivot, tuned, load_builtin()), lambda step: None) is tuned
+
+
+def test_a_tuning_that_was_stopped_goes_no_further() -> None:
+    task, pivot, tuned = found()
+    stopped = replace(tuned, stopped=True)
+    assert follow(tune_fine(task, pivot, stopped, load_builtin()), lambda step: None) is stopped
