@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headlift.config import MeshConfig
 from headlift.eg3d.density import density_grid, density_grid_reference
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.spec import GeneratorSpec
+from headlift.export.head_mesh import find_level, grid_density
 
 
 def timed(run: Callable[[], Tensor], repeats: int) -> tuple[Tensor, float]:
@@ -47,7 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the density grid.")
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--weights", help="a name from `headlift weights list`, or a .safetensors file")
-    parser.add_argument("--level", type=float, help="density at the surface; 10, as published, without it")
+    parser.add_argument(
+        "--level", type=float, help="density at the surface; without it export's, or 10 without weights"
+    )
     parser.add_argument("--big", action="store_true", help="also 512 points a side on the fast path")
     options = parser.parse_args()
     n = options.resolution
@@ -59,8 +63,13 @@ def main() -> None:
         torch.manual_seed(0)
         generator = Generator(GeneratorSpec()).eval()
     z = torch.randn(1, generator.spec.mapping.z_dim, generator=torch.Generator().manual_seed(0))
-    planes = generator.planes(generator.mapping(z, truncation_psi=0.7))
-    level = 10.0 if options.level is None else options.level
+    ws = generator.mapping(z, truncation_psi=0.7)
+    planes = generator.planes(ws)
+    level = options.level
+    if level is None and options.weights:
+        level = find_level(generator, planes, ws, MeshConfig(resolution=n), grid_density(generator, planes))
+    elif level is None:
+        level = 10.0
     print(f"{generator.spec.plane_layout} planes {tuple(planes.shape)}, {n}^3, {torch.get_num_threads()} threads")
 
     fast, fast_time = timed(lambda: density_grid(generator, planes, n), 3)

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 
-from headlift.config import PoseConfig, preset
+from headlift.config import Frame, PoseConfig, preset
 from headlift.eg3d.camera import orbit, yaw_pitch
 from headlift.eg3d.generator import Generator
 from headlift.errors import HeadliftError
@@ -35,7 +35,7 @@ from headlift.photo import read_photo
 from headlift.pose_estimation.estimate import estimate
 from headlift.poses import photos_in
 from headlift.values import Camera, Crop
-from headlift.weights import load_generator
+from headlift.weights import load_generator, looks_ahead
 
 
 @torch.no_grad()
@@ -52,14 +52,14 @@ def sheet(result: Inversion, planes: torch.Tensor) -> Image.Image:
     return Image.fromarray(np.concatenate([np.asarray(Image.fromarray(t).resize((side, side))) for t in tiles], axis=1))
 
 
-def check(name: str, crop: Crop, generator: Generator, arguments: argparse.Namespace) -> bool:
+def check(name: str, crop: Crop, generator: Generator, frame: Frame, arguments: argparse.Namespace) -> bool:
     begin = time.perf_counter()
     config = replace(preset(arguments.preset).inversion, preview_every=0)
     result = follow(invert(generator, crop, config, arguments.seed), lambda step: None)
     seconds = time.perf_counter() - begin
     with torch.no_grad():
         planes = result.generator.planes(result.ws)
-    checked = check_head(result, planes)
+    checked = check_head(result, planes, frame)
     arguments.out.mkdir(parents=True, exist_ok=True)
     sheet(result, planes).save(arguments.out / f"{name}.png")
     m = result.metrics
@@ -78,17 +78,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     generator, _ = load_generator(arguments.weights, "cpu")
+    frame = looks_ahead(arguments.weights)
     print("photo             psnr   ssim perceptual     at -30     at +30    moved seconds")
     passed = True
     chosen = [photo for path in arguments.photos for photo in (photos_in(path) if path.is_dir() else [path])]
     for path in chosen:
         try:
-            crop = estimate(read_photo(path), PoseConfig(force=True, frame="embedded"))
+            crop = estimate(read_photo(path), PoseConfig(force=True, frame=frame))
         except HeadliftError as error:
             print(f"{path.stem:16s}{error}")
             passed = False
             continue
-        passed &= check(path.stem, crop, generator, arguments)
+        passed &= check(path.stem, crop, generator, frame, arguments)
     sys.exit(0 if passed else 1)
 
 

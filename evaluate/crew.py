@@ -78,14 +78,20 @@ def _run_apart(
     waiting = list(reversed(tasks))
     running: set[Future[Result]] = set()
     with ProcessPoolExecutor(workers, context, initializer=begin_worker, initargs=(1, stop)) as pool:
+
+        def begin() -> None:
+            while waiting and len(running) < workers and not should_stop():
+                running.add(pool.submit(_work, work, waiting.pop()))
+
         try:
+            begin()
             while waiting or running:
                 if should_stop():
                     raise Stopped
-                while waiting and len(running) < workers:
-                    running.add(pool.submit(_work, work, waiting.pop()))
-                for future in wait(running, POLL, FIRST_COMPLETED).done:
-                    running.remove(future)
+                done = wait(running, POLL, FIRST_COMPLETED).done
+                running -= done
+                begin()  # first, so that no worker waits for what is made of the results
+                for future in done:
                     yield future.result()
         except BrokenProcessPool:
             raise ConfigError(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,13 +26,13 @@ from headlift.export.images import to_uint8
 from headlift.invert.latent import code_statistics
 from headlift.invert.losses import COMPARE_AT, resize, squared_error
 from headlift.invert.metrics import ms_ssim, psnr
-from headlift.invert.perceptual import Distance, backbone_folders, load_builtin, load_lpips
+from headlift.invert.perceptual import Distance, backbone_folders, find_backbone, load_builtin, load_lpips
 from headlift.invert.result import Inversion
 from headlift.invert.warp import backward_warp, steps
 from headlift.pose_estimation.identity import Recogniser, likeness, recogniser
 from headlift.pose_estimation.redetect import Seen, see
 from headlift.values import Camera, RenderOutput
-from headlift.weights import FACENET, find_measure
+from headlift.weights import FACENET, INCEPTION, find_measure
 
 FACE_YAW = 75.0
 """Views further to the side show too little of a face for landmarks and identity, degrees."""
@@ -58,6 +59,13 @@ class Judges:
     """Identity, where its weights are."""
     frame: Frame
     """Whose heads look straight ahead (`PoseConfig.frame`)."""
+
+
+def judge_files() -> dict[str, Path]:
+    """Files of the networks that measure, by name: those on this machine. They decide what figures there are."""
+    found = {name: find_measure(name) for name in (FACENET, INCEPTION)}
+    found["alexnet"] = find_backbone("alex", backbone_folders())
+    return {name: file for name, file in found.items() if file is not None}
 
 
 @cache

@@ -2,7 +2,8 @@
 
 Methods times images, each a part of its own that is kept as soon as it is done (`kept`), in as many processes as there
 are cores. What an image is, and what is known of it, is told by `subjects`; the figures by `figures`; how sure the
-means are, by `statistics`; `inversion_page` shows it all.
+means are, by `statistics`; `inversion_page` shows it all. Photos, heads known from several sides and the prior's own
+samples are hard in different degrees: means and comparisons are of one kind.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,28 +22,30 @@ import numpy as np
 from jaxtyping import UInt8
 
 from headlift import __version__
-from headlift.config import EvaluateInversionConfig, InversionConfig, Method, PoseConfig, from_table
+from headlift.config import TUNING_STEPS, EvaluateInversionConfig, InversionConfig, Method, PoseConfig, from_table
 from headlift.device import find_device
 from headlift.eg3d.camera import FFHQ_FOCAL
 from headlift.eg3d.generator import Generator
-from headlift.errors import ConfigError, FaceError, PhotoError
+from headlift.errors import ConfigError, DataError, FaceError, InversionError, PhotoError
 from headlift.evaluate.cost import costing, device_name
 from headlift.evaluate.crew import Stopped
 from headlift.evaluate.distribution import fid, inception, kid
-from headlift.evaluate.figures import Figures, Sight, find_judges, measure
+from headlift.evaluate.figures import Figures, Sight, find_judges, judge_files, measure
 from headlift.evaluate.kept import check_workers, generator_of, keep, kept, key_of, work_through
 from headlift.evaluate.multiview import FOCAL_TOLERANCE
-from headlift.evaluate.statistics import SIGNIFICANT, Interval, Paired, holm, interval, paired
-from headlift.evaluate.subjects import Source, Subject, Truth, find_sources, known_crop, turned_off
+from headlift.evaluate.statistics import SIGNIFICANT, Interval, holm, interval, paired
+from headlift.evaluate.subjects import Kind, Source, Subject, Truth, find_sources, known_crop, turned_off
 from headlift.export.files import atomic_path, write_bytes, write_text
 from headlift.export.images import grid, jpeg_bytes, shrink, to_uint8
 from headlift.invert.follow import follow
 from headlift.invert.invert import SEVERAL, invert
 from headlift.values import Crop, Step
-from headlift.weights import INCEPTION, find_measure, load_generator, looks_ahead
+from headlift.weights import INCEPTION, file_sha256, find_measure, load_generator, looks_ahead
 
 OWN_CAMERA = frozenset({"pose"})
 """Methods that move the camera even where it is known: that is what they are."""
+OF_ONE_IMAGE = (PhotoError, FaceError, DataError, InversionError)
+"""What may go wrong with one image and leave the others as they are."""
 ROWS, SUMMARY = "rows.json", "summary.json"
 PICTURE_SIDE = 192
 """Side of the pictures on the page, pixels."""
@@ -60,8 +64,7 @@ class Row:
 
     method: str
     image: str
-    kind: str
-    """photo, views or sample."""
+    kind: Kind
     key: str
     figures: Figures = field(default_factory=dict)
     """By name; `figures.measure` and `figures.compare` say what each is. With seconds, memory (GiB) and steps."""
@@ -74,15 +77,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The method with the best mean in a figure against another one."""
+    """Two methods in a figure, on the images that all methods with the figure have."""
 
     figure: str
     best: str
+    """The one with the better mean."""
     other: str
     gain: Interval
     """Of the best over the other, counted so that more is better."""
     p: float
-    """Wilcoxon's, two-sided, corrected for all comparisons in this figure (Holm)."""
+    """As `Paired.p`, corrected (Holm) for all pairs of methods in this figure: the data choose which is the best."""
 
     @property
     def shown(self) -> bool:
@@ -103,18 +107,13 @@ class Sets:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """All that was measured."""
+class Group:
+    """What was measured on the images of one kind."""
 
+    kind: Kind
     rows: tuple[Row, ...]
-    methods: tuple[str, ...]
     sets: Mapping[str, Sets]
     """By method, where the Inception network is there."""
-    config: EvaluateInversionConfig
-    weights_sha256: str
-    seconds: float
-    """Wall-clock time of this call."""
-    complete: bool
 
     def values(self, method: str, figure: str) -> dict[str, float]:
         """A figure by image, where there is one."""
@@ -122,14 +121,35 @@ class Comparison:
         return {image: value for image, value in found.items() if value is not None and math.isfinite(value)}
 
     @property
+    def images(self) -> list[str]:
+        return list(dict.fromkeys(row.image for row in self.rows))
+
+    @property
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys(row.method for row in self.rows))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that was measured."""
+
+    groups: tuple[Group, ...]
+    methods: tuple[str, ...]
+    config: EvaluateInversionConfig
+    weights_sha256: str
+    seconds: float
+    """Wall-clock time of this call."""
+    complete: bool
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for group in self.groups for row in group.rows]
+
+    @property
     def figures(self) -> list[str]:
         """Names of all figures that some row has, in the order of the rows."""
         names = dict.fromkeys(name for row in self.rows for name in row.figures)
         return [name for name in names if any(row.figures.get(name) is not None for row in self.rows)]
-
-    @property
-    def images(self) -> list[str]:
-        return list(dict.fromkeys(row.image for row in self.rows))
 
 
 @dataclass(frozen=True)
@@ -184,7 +204,8 @@ def evaluate_inversion(
 ) -> Comparison | None:
     """Measure methods on the images of a folder and on samples of the prior; goes on where an earlier call stopped.
 
-    None when it was stopped: what is done is kept. An image on which no face is found has rows that say so.
+    None when it was stopped: what is done is kept. An image on which no face is found, or a method that goes astray on
+    one, has rows that say so.
 
     Args:
         folder: as `subjects.find_sources` reads it; None with samples alone.
@@ -192,7 +213,7 @@ def evaluate_inversion(
         workers: processes at a time, with one thread each.
         overwrite: measure anew what `out` holds already.
         on_step: is told of inversions as they are done, and with one worker of the steps of each.
-        on_result: is handed what there is after each.
+        on_result: is handed what there is, at most once a minute, at the end, and when it was stopped.
 
     Raises:
         DataError, PhotoError: there is nothing to measure on, or the folder is not of its form.
@@ -225,6 +246,7 @@ def plan(
     """What has to be done: one image with all methods after the other."""
     tasks = []
     measures = {"camera_off": config.camera_off, "seed": config.seed, "headlift": __version__, "weights": sha256}
+    measures |= {name: file_sha256(file) for name, file in judge_files().items()}
     for source in sources:
         digest = source.digest()
         for method in methods:
@@ -268,7 +290,7 @@ def at_most(inversion: InversionConfig, steps: int) -> InversionConfig:
     """The same settings with no more than so many steps in any stage."""
     capped: dict[str, Any] = {}
     for name, part in inversion.__dict__.items():
-        counts = {key: min(steps, getattr(part, key)) for key in ("steps", "back_steps") if hasattr(part, key)}
+        counts = {key: min(steps, getattr(part, key)) for key in TUNING_STEPS if hasattr(part, key)}
         if counts:
             capped[name] = replace(part, **counts)
     return replace(inversion, **capped)
@@ -282,14 +304,13 @@ def run_task(task: MethodTask, on_step: Callable[[Step], None], should_stop: Cal
     generator, _ = generator_of(task.config.weights, task.config.device)
     try:
         subject = task.source.load(generator, task.pose)
-    except (FaceError, PhotoError) as error:
+        subject = replace(subject, crop=turned_off(subject.crop, task.config.camera_off, task.source.name))
+        row, shown = evaluate_one(generator, subject, task, on_step, should_stop)
+    except OF_ONE_IMAGE as error:
         nothing = np.full((PICTURE_SIDE, PICTURE_SIDE, 3), 255, np.uint8)
         row = Row(task.method, task.source.name, task.source.kind, task.key, error=str(error))
         keep(task, asdict(row), nothing)
         return task
-    if task.config.camera_off:
-        subject = replace(subject, crop=turned_off(subject.crop, task.config.camera_off, task.source.name))
-    row, shown = evaluate_one(generator, subject, task, on_step, should_stop)
     write_bytes(task.truth_path, jpeg_bytes(truth_strip(subject, shown)))
     keep(task, asdict(row), result_strip(subject, shown, row.figures))
     return task
@@ -306,7 +327,7 @@ def evaluate_one(
     device = next(generator.parameters()).device
     crops = [subject.crop]
     if task.inversion.method in SEVERAL:
-        further, rest = further_photos(subject)
+        further, rest = further_photos(subject, task.config.camera_off, task.source.name)
         crops, subject = [*crops, *further], replace(subject, others=rest)
     with costing(device) as cost:
         inversion = follow(invert(generator, crops, task.inversion, task.config.seed, should_stop), on_step)
@@ -319,15 +340,19 @@ def evaluate_one(
     return row, shown
 
 
-def further_photos(subject: Subject) -> tuple[list[Crop], tuple[Truth, ...]]:
-    """Further photos of a head for a method that takes several, and the views that are then left as new ones."""
+def further_photos(subject: Subject, camera_off: float, name: str) -> tuple[list[Crop], tuple[Truth, ...]]:
+    """Further photos of a head for a method that takes several, and the views that are then left as new ones.
+
+    Cameras start so many degrees off, each to its own side.
+    """
     given = [
         truth
         for truth in subject.others
         if abs(truth.yaw) <= FURTHER_YAW and abs(float(truth.camera.intrinsics[0, 0, 0]) - FFHQ_FOCAL) < FOCAL_TOLERANCE
     ]
     rest = tuple(truth for truth in subject.others if not any(truth is other for other in given))
-    return [known_crop(truth.picture, truth.camera) for truth in given], rest
+    crops = [known_crop(truth.picture, truth.camera) for truth in given]
+    return [turned_off(crop, camera_off, f"{name} {number}") for number, crop in enumerate(crops)], rest
 
 
 def truth_strip(subject: Subject, shown: Sequence[Sight]) -> UInt8[np.ndarray, "h w 3"]:
@@ -374,7 +399,7 @@ def keep_features(task: MethodTask, subject: Subject, shown: Sequence[Sight]) ->
 
 
 def collect(
-    tasks: Iterable[MethodTask],
+    tasks: Sequence[MethodTask],
     methods: Sequence[str],
     config: EvaluateInversionConfig,
     sha256: str,
@@ -382,42 +407,52 @@ def collect(
     complete: bool = True,
 ) -> Comparison:
     """The figures of finished tasks."""
-    tasks = list(tasks)
-    rows = tuple(Row(**kept(task)) for task in tasks)
-    sets = {}
-    for method in methods:
-        files = [task.features_path for task in tasks if task.method == method and task.features_path.exists()]
-        stored = [np.load(file) for file in files]
-        if sum(len(s["found"]) for s in stored) > 1 and sum(len(s["true"]) for s in stored) > 1:
-            found, true = (np.concatenate([s[name] for s in stored]) for name in ("found", "true"))
-            sets[method] = Sets(fid(found, true), kid(found, true), len(found), len(true))
-    return Comparison(rows, tuple(methods), sets, config, sha256, seconds, complete)
+    groups = []
+    for kind in dict.fromkeys(task.source.kind for task in tasks):
+        done = [(task, Row(**kept(task))) for task in tasks if task.source.kind == kind]
+        sets = {}
+        for method in methods:
+            files = [task.features_path for task, row in done if row.method == method and not row.error]
+            apart = sets_of([file for file in files if file.exists()])
+            if apart is not None:
+                sets[method] = apart
+        groups.append(Group(kind, tuple(row for _, row in done), sets))
+    return Comparison(tuple(groups), tuple(methods), config, sha256, seconds, complete)
 
 
-def means(comparison: Comparison, figure: str) -> dict[str, Interval]:
-    """A figure's mean over the images for each method that has it."""
-    found = {method: list(comparison.values(method, figure).values()) for method in comparison.methods}
+def sets_of(files: Iterable[Path]) -> Sets | None:
+    """How far found and true pictures are apart by the features in files; None for fewer than two of either."""
+    found, true = [], []
+    for file in files:
+        with np.load(file) as stored:
+            found.append(stored["found"])
+            true.append(stored["true"])
+    if sum(map(len, found)) < 2 or sum(map(len, true)) < 2:
+        return None
+    a, b = np.concatenate(found), np.concatenate(true)
+    return Sets(fid(a, b), kid(a, b), len(a), len(b))
+
+
+def means(group: Group, figure: str) -> dict[str, Interval]:
+    """A figure's mean for each method that has it, over the images on which it has it."""
+    found = {method: list(group.values(method, figure).values()) for method in group.methods}
     return {method: interval(values) for method, values in found.items() if values}
 
 
-def verdicts(comparison: Comparison, figure: str) -> list[Verdict]:
-    """The method with the best mean against each other one, on the images that both have."""
-    sign = 1.0 if BETTER[figure] else -1.0
-    by_method = {method: comparison.values(method, figure) for method in comparison.methods}
-    scored = {m: sign * float(np.mean(list(values.values()))) for m, values in by_method.items() if values}
-    if len(scored) < 2 or not any(value for values in by_method.values() for value in values.values()):
+def verdicts(group: Group, figure: str) -> list[Verdict]:
+    """Every two of the methods that have a figure, on the images on which all of them have it; the best one's first."""
+    found = {method: values for method in group.methods if (values := group.values(method, figure))}
+    shared = [image for image in group.images if all(image in values for values in found.values())]
+    if not any(values[image] for values in found.values() for image in shared):
         return []
-    best = max(scored, key=scored.__getitem__)
-    tests: dict[str, Paired] = {}
-    for method in scored:
-        both = [image for image in by_method[method] if image in by_method[best]]
-        if method != best and both:
-            first, second = ([sign * by_method[which][image] for image in both] for which in (best, method))
-            tests[method] = paired(first, second)
-    corrected = holm([test.p for test in tests.values()])
+    sign = 1.0 if BETTER[figure] else -1.0
+    scores = {method: [sign * values[image] for image in shared] for method, values in found.items()}
+    pairs = list(combinations(sorted(scores, key=lambda method: -np.mean(scores[method])), 2))
+    tests = [paired(scores[best], scores[other]) for best, other in pairs]
+    corrected = holm([test.p for test in tests])
     return [
-        Verdict(figure, best, method, test.difference, p)
-        for (method, test), p in zip(tests.items(), corrected, strict=True)
+        Verdict(figure, best, other, test.difference, p)
+        for (best, other), test, p in zip(pairs, tests, corrected, strict=True)
     ]
 
 
@@ -446,16 +481,22 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def summary(comparison: Comparison) -> str:
-    """Means with intervals, comparisons, and the settings, as JSON."""
+    """Means with intervals and comparisons by kind of image, and the settings, as JSON."""
     config = comparison.config
     table = {
         "kind": "headlift evaluate inversion",
         "means": {
-            name: {method: asdict(found) for method, found in means(comparison, name).items()}
-            for name in comparison.figures
+            group.kind: {
+                name: {method: asdict(found) for method, found in means(group, name).items()}
+                for name in comparison.figures
+            }
+            for group in comparison.groups
         },
-        "comparisons": [asdict(v) | {"shown": v.shown} for name in BETTER for v in verdicts(comparison, name)],
-        "sets": {method: asdict(found) for method, found in comparison.sets.items()},
+        "comparisons": {
+            group.kind: [asdict(v) | {"shown": v.shown} for name in BETTER for v in verdicts(group, name)]
+            for group in comparison.groups
+        },
+        "sets": {group.kind: {m: asdict(found) for m, found in group.sets.items()} for group in comparison.groups},
         "complete": comparison.complete,
         "seconds": comparison.seconds,
         "weights": {"name": config.weights, "sha256": comparison.weights_sha256},

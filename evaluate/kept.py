@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,9 @@ from headlift.export.files import write_bytes, write_text
 from headlift.export.images import jpeg_bytes
 from headlift.values import Step
 from headlift.weights import load_generator
+
+REFRESH = 60.0
+"""What there is is summed up at most once in so many seconds: that takes time from those who work."""
 
 
 @runtime_checkable
@@ -108,7 +112,7 @@ def work_through(
         overwrite: do anew what is kept already.
         stage: what the steps that count the parts are called.
         on_step: is told of parts as they are done, and with one worker of the steps of each.
-        on_more: is handed those that are there, after each but the last.
+        on_more: is handed those that are there, at most every `REFRESH` seconds and when it was stopped.
 
     Raises:
         OutputError: a file holds figures of other settings, or cannot be written.
@@ -117,13 +121,21 @@ def work_through(
     missing = {part.row_path for part in todo}
     on_step(Step(stage, len(parts) - len(todo), len(parts)))
     workers = workers or (1 if device.type == "cuda" else min(8, os.cpu_count() or 1))
+    shown = time.monotonic()
+
+    def there() -> list[AnyPart]:
+        return [part for part in parts if part.row_path not in missing]
+
     try:
         for part in run_tasks(work, todo, workers, on_step, should_stop):
             missing.remove(part.row_path)
             on_step(Step(stage, len(parts) - len(missing), len(parts)))
-            if missing:
-                on_more([part for part in parts if part.row_path not in missing])
+            if missing and time.monotonic() - shown >= REFRESH:
+                on_more(there())
+                shown = time.monotonic()
     except Stopped:
+        if done := there():
+            on_more(done)
         return False
     return True
 

@@ -165,6 +165,48 @@ def read_labels(folder: Path) -> list[tuple[str, list[float]]]:
     return [(name, [float(v) for v in label]) for name, label in labels]
 
 
+def labelled_picture(folder: Path, name: str, label: Sequence[float]) -> Path:
+    """Where a picture that `read_labels` names lies.
+
+    Raises:
+        DataError: outside the folder; or its label is no camera.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{folder / LABELS}: {name!r} lies outside the folder.")
+    cam2world = np.array(label[:16]).reshape(4, 4)
+    rotation = cam2world[:3, :3]
+    turned = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) and np.linalg.det(rotation) > 0
+    if not turned or not np.allclose(cam2world[3], [0, 0, 0, 1], atol=1e-6) or label[16] <= 0:
+        raise DataError(
+            f"{folder / LABELS}: the label of {name} is no camera (16 numbers of cam2world, 9 of intrinsics)."
+        )
+    return path
+
+
+def check_header(path: Path, modes: tuple[str, ...] = (), partner: Path | None = None) -> None:
+    """Hold a picture's header against what is expected: its kind (any without `modes`), that it is square, and its
+    partner's size. Raises DataError when it is not there or otherwise."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            mode, size = image.mode, image.size
+    except FileNotFoundError:
+        raise DataError(f"{path} is named in {LABELS}, but is not there; unpack the whole archive.") from None
+    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
+        raise DataError(f"{path} cannot be read as a picture.") from None
+    wanted = "with transparency (RGBA)" if "RGBA" in modes else "of 16 bit"
+    if modes and mode not in modes:
+        raise DataError(f"{path} is a picture of the kind {mode}; it must be one {wanted}.")
+    if size[0] != size[1] or size[0] > LARGEST:
+        raise DataError(f"{path} is {size[0]} x {size[1]} pixels; pictures must be square, {LARGEST} at most.")
+    if partner is not None:
+        with Image.open(partner) as image:
+            if image.size != size:
+                raise DataError(f"{path} is {size[0]} pixels wide and its picture {image.size[0]}; they must agree.")
+
+
 def _is_label(label: object) -> bool:
     return (
         isinstance(label, list)
@@ -184,44 +226,13 @@ def _head_of(name: str, folder: Path) -> str:
 
 
 def _view(folder: Path, name: str, label: Sequence[float]) -> View:
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{folder / LABELS}: {name!r} lies outside the folder.")
-    cam2world = np.array(label[:16]).reshape(4, 4)
-    rotation = cam2world[:3, :3]
-    turned = np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) and np.linalg.det(rotation) > 0
-    if not turned or not np.allclose(cam2world[3], [0, 0, 0, 1], atol=1e-6) or label[16] <= 0:
-        raise DataError(
-            f"{folder / LABELS}: the label of {name} is no camera (16 numbers of cam2world, 9 of intrinsics)."
-        )
-    _check_header(path, ("RGBA",), None)
+    path = labelled_picture(folder, name, label)
+    check_header(path, ("RGBA",))
     depth = path.with_name(f"{path.stem}_depth.png")
     if not depth.exists():
         return View(path, tuple(label), None)
-    _check_header(depth, ("I;16", "I"), path)
+    check_header(depth, ("I;16", "I"), path)
     return View(path, tuple(label), depth)
-
-
-def _check_header(path: Path, modes: tuple[str, ...], partner: Path | None) -> None:
-    """Hold a picture's header against what is expected: its kind, that it is square, and its partner's size."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            mode, size = image.mode, image.size
-    except FileNotFoundError:
-        raise DataError(f"{path} is named in {LABELS}, but is not there; unpack the whole archive.") from None
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError):
-        raise DataError(f"{path} cannot be read as a picture.") from None
-    wanted = "with transparency (RGBA)" if "RGBA" in modes else "of 16 bit"
-    if mode not in modes:
-        raise DataError(f"{path} is a picture of the kind {mode}; it must be one {wanted}.")
-    if size[0] != size[1] or size[0] > LARGEST:
-        raise DataError(f"{path} is {size[0]} x {size[1]} pixels; pictures must be square, {LARGEST} at most.")
-    if partner is not None:
-        with Image.open(partner) as image:
-            if image.size != size:
-                raise DataError(f"{path} is {size[0]} pixels wide and its picture {image.size[0]}; they must agree.")
 
 
 def _decoded(path: Path, mode: str | None) -> np.ndarray:

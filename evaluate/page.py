@@ -26,11 +26,15 @@ def table(evaluation: Evaluation) -> list[list[str]]:
     lines = [["view", "PSNR, dB", "aim", "SSIM", "perceptual"] + (["over the mean head, dB"] if better else [])]
     for yaw in psnr:
         aim = f"{AIMS[yaw]:g}" if yaw in AIMS else ""
-        sides = "" if yaw == "180" else "\N{PLUS-MINUS SIGN}"
-        name = "input" if yaw == "0" else f"{sides}{yaw}\N{DEGREE SIGN}"
-        line = [name, f"{psnr[yaw]:.2f}", aim, f"{ssim[yaw]:.3f}", f"{apart[yaw]:.3f}"]
+        line = [_view(yaw), f"{psnr[yaw]:.2f}", aim, f"{ssim[yaw]:.3f}", f"{apart[yaw]:.3f}"]
         lines.append(line + ([f"{better[yaw]:+.2f}" if yaw in better else ""] if better else []))
     return lines
+
+
+def _view(yaw: str) -> str:
+    """One of `by_yaw`'s names for people."""
+    sides = "" if yaw == "180" else "\N{PLUS-MINUS SIGN}"
+    return {"0": "input", "front": "front"}.get(yaw, f"{sides}{yaw}\N{DEGREE SIGN}")
 
 
 def notes(evaluation: Evaluation) -> list[str]:
@@ -78,7 +82,7 @@ def html(evaluation: Evaluation) -> str:
         for found in (row, starts.get(row.head)):
             if found is not None:
                 means = by_yaw([found], "psnr")
-                about = "  ".join(f"{yaw}\N{DEGREE SIGN} {value:.1f} dB" for yaw, value in means.items())
+                about = "  ".join(f"{_view(yaw)} {value:.1f} dB" for yaw, value in means.items())
                 depth = "" if found.depth is None else f"  depth {found.depth:.4f}"
                 title = found.head if found.start == "search" else f"{found.head}, from the mean head"
                 parts.append(_figure(f"pictures/{found.head}-{found.start}.jpg", title, about + depth))

@@ -67,7 +67,7 @@ class ViewRow:
     """One view's figures."""
 
     yaw: int
-    """Degrees, signed, to the nearest whole one; 0 for the view that went in."""
+    """Degrees, signed, to the nearest whole one; 0 for the view that went in, and perhaps for others."""
     psnr: float
     ssim: float
     perceptual: float
@@ -194,7 +194,7 @@ def evaluate_prior(
         workers: processes at a time; without it as many as there are cores, 8 at most, and one with a GPU.
         overwrite: measure anew what `out` holds already.
         on_step: is told of heads as they are done, and with one worker of the steps of each.
-        on_result: is handed what there is after each head.
+        on_result: is handed what there is, at most once a minute and at the end.
 
     Raises:
         DataError: the folder is not of the form that `multiview` reads, or too small.
@@ -330,7 +330,7 @@ def inversion_from(config: InversionConfig, start: Start) -> InversionConfig:
 
 
 def _truth_above_result(rows: Sequence[ViewRow], shown: Sequence[tuple[Tensor, Tensor]]) -> UInt8[np.ndarray, "h w 3"]:
-    labels = [f"{row.yaw:+d}\N{DEGREE SIGN}" if row.yaw else "photo" for row in rows]
+    labels = ["photo", *(f"{row.yaw:+d}\N{DEGREE SIGN}" for row in rows[1:])]
     labels += [f"{row.psnr:.1f} dB" for row in rows]
     pictures = [shrink(to_uint8(views[which]), PICTURE_SIDE) for which in (0, 1) for views in shown]
     return grid(pictures, labels, columns=len(rows))
@@ -434,12 +434,17 @@ def collect(
 
 
 def by_yaw(rows: Iterable[HeadRow], name: Literal["psnr", "ssim", "perceptual"]) -> dict[str, float]:
-    """The mean of a figure over all pictures at each absolute yaw, whole degrees as text in rising order."""
-    found: dict[int, list[float]] = {}
+    """The mean of a figure over all pictures at each absolute yaw, whole degrees as text in rising order.
+
+    "0" is the view that went in; others from the front, where there are any, are "front".
+    """
+    found: dict[tuple[int, str], list[float]] = {}
     for row in rows:
-        for view in row.views:
-            found.setdefault(abs(view.yaw), []).append(getattr(view, name))
-    return {str(yaw): float(np.mean(found[yaw])) for yaw in sorted(found)}
+        for index, view in enumerate(row.views):
+            yaw = abs(view.yaw)
+            label = "front" if index and not yaw else str(yaw)
+            found.setdefault((yaw, label), []).append(getattr(view, name))
+    return {label: float(np.mean(found[yaw, label])) for yaw, label in sorted(found)}
 
 
 def gain(evaluation: Evaluation) -> dict[str, float]:

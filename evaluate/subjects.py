@@ -30,6 +30,8 @@ from headlift.evaluate.multiview import (
     HeadViews,
     Picture,
     View,
+    check_header,
+    labelled_picture,
     read_depth,
     read_folder,
     read_labels,
@@ -190,7 +192,7 @@ def find_sources(
     elif folder is not None and _is_multiview(folder):
         found = tuple(ViewsSource(head.seen_from(photo_yaw)) for head in read_folder(folder))
     elif folder is not None:
-        found = tuple(PhotoSource(folder / name, tuple(label)) for name, label in read_labels(folder))
+        found = tuple(_known_photo(folder, name, label) for name, label in read_labels(folder))
     found = found[:first] + tuple(SampleSource(seed, truncation) for seed in range(samples))
     if not found:
         raise DataError("there is nothing to measure on: give a folder, or --samples N for the prior's own heads.")
@@ -199,6 +201,12 @@ def find_sources(
     if twice:
         raise DataError(f"two images are called {twice[0]}; give them different names.")
     return found
+
+
+def _known_photo(folder: Path, name: str, label: Sequence[float]) -> PhotoSource:
+    path = labelled_picture(folder, name, label)
+    check_header(path)
+    return PhotoSource(path, tuple(label))
 
 
 def _is_multiview(folder: Path) -> bool:
@@ -222,21 +230,17 @@ def known_crop(photo: Picture, camera: Camera) -> Crop:
     """
     side = photo.colour.shape[-1]
     nobody = Face((0.0, 0.0, float(side), float(side)), 1.0, np.zeros((478, 3)))
-    return _whole_crop(photo.over(1.0).clamp(-1, 1), photo.alpha, camera, nobody)
+    crop = _whole_crop(photo.over(1.0).clamp(-1, 1), photo.alpha, camera, nobody)
+    return replace(crop, on_white=True)
 
 
-def labelled_crop(path: Path, pixels: UInt8[np.ndarray, "_ _ 3"], label: Sequence[float], pose: PoseConfig) -> Crop:
+def labelled_crop(path: Path, pixels: UInt8[np.ndarray, "s s 3"], label: Sequence[float], pose: PoseConfig) -> Crop:
     """A photo that is EG3D's crop already, with its known camera; mask and landmarks are found in it.
 
-    Labels are in FFHQ's frame, and brought into that of `pose.frame`.
-
-    Raises:
-        DataError: it is not square.
-        FaceError: no face is found, or it cannot be told from the background.
+    Labels are in FFHQ's frame, and brought into that of `pose.frame`. Raises FaceError when no face is found, or it
+    cannot be told from the background.
     """
     side = pixels.shape[0]
-    if pixels.shape[1] != side:
-        raise DataError(f"{path} is {pixels.shape[1]} x {side} pixels; crops with a camera label are square.")
     faces = find_faces(pixels)
     if not faces:
         raise FaceError(f"{path.name}: no face is found in the crop.")
@@ -263,6 +267,8 @@ def _whole_crop(image: Float[Tensor, "1 3 s s"], mask: Float[Tensor, "1 1 _ _"],
 def turned_off(crop: Crop, degrees: float, name: str) -> Crop:
     """The crop with a camera that is wrong by so many degrees in yaw and as many in pitch, each to a side that the
     name decides; it still looks at the same point of the face, and says how sure it is."""
+    if not degrees:
+        return crop
     signs = zlib.crc32(name.encode())
     angle = math.radians(degrees)
     yaw, pitch = (angle if signs & bit else -angle for bit in (1, 2))

@@ -24,14 +24,14 @@ from headlift.config import EvaluateInversionConfig, InversionConfig, PoseConfig
 from headlift.eg3d.camera import orbit, project, rotation_angle, yaw_pitch
 from headlift.eg3d.checkpoint import save_checkpoint
 from headlift.eg3d.generator import Generator
-from headlift.errors import ConfigError, DataError, OutputError, WeightsError
+from headlift.errors import ConfigError, DataError, InversionError, OutputError, WeightsError
 from headlift.evaluate import figures, inversion
 from headlift.evaluate.cost import costing
 from headlift.evaluate.distribution import fid, inception, kid
 from headlift.evaluate.figures import Judges, compare_faces, measure
-from headlift.evaluate.inversion import Row, evaluate_inversion, settings_of, verdicts
+from headlift.evaluate.inversion import Comparison, Group, Row, evaluate_inversion, settings_of, verdicts
 from headlift.evaluate.inversion_page import html, notes, table
-from headlift.evaluate.statistics import holm, interval, paired
+from headlift.evaluate.statistics import SIGNIFICANT, fewest, holm, interval, paired
 from headlift.evaluate.subjects import PhotoSource, SampleSource, ViewsSource, find_sources, turned, turned_off
 from headlift.invert.metrics import ms_ssim, ssim
 from headlift.invert.perceptual import load_builtin
@@ -221,6 +221,17 @@ def test_paired_comparison_by_hand() -> None:
     assert found.difference.mean == pytest.approx(0.15)
     assert paired([1.0, 2.0], [1.0, 2.0]).p == 1
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    # 19 of 20 images are worse, and the mean is better: neither is shown
+    turned_by_one = paired([-0.3 - 0.001 * k for k in range(19)] + [9.0], [0.0] * 20)
+    assert turned_by_one.difference.mean > 0
+    assert turned_by_one.p == 1
+
+
+@pytest.mark.parametrize("tests", [1, 3, 21, 28])
+def test_how_many_images_it_takes(tests: int) -> None:
+    for images, enough in ((fewest(tests) - 1, False), (fewest(tests), True)):
+        p = paired([float(k) for k in range(1, images + 1)], [0.0] * images).p  # as small as it can be
+        assert (holm([p] * tests)[0] < SIGNIFICANT) is enough
 
 
 # What is measured on
@@ -247,6 +258,17 @@ def test_wrong_starts_differ_by_name_and_say_how_sure_they_are(generator: Genera
     assert len({tuple(start.camera.cam2world.flatten().tolist()) for start in starts}) == 4
     assert np.sqrt(starts[0].covariance[0, 0]) == pytest.approx(math.radians(5))
     assert torch.equal(turned_off(crop, 5.0, "head0").camera.cam2world, starts[0].camera.cam2world)
+    assert turned_off(crop, 0.0, "head0") is crop
+
+
+def test_further_photos_start_off_the_truth_too(generator: Generator) -> None:
+    subject, _ = known(generator)
+    for camera_off, least, most in ((0.0, 0.0, 1e-3), (5.0, 6.0, 7.2)):
+        crops, rest = inversion.further_photos(subject, camera_off, "head0")
+        true = [truth.camera for truth in subject.others if abs(truth.yaw) == 30]
+        assert [truth.yaw for truth in rest] == [-60, 60]
+        errors = [figures.camera_error(crop.camera, camera) for crop, camera in zip(crops, true, strict=True)]
+        assert all(least <= error <= most for error in errors)
 
 
 def test_a_camera_leaves_ffhqs_frame() -> None:
@@ -276,9 +298,16 @@ def test_forms_of_folders(folder: Path, tmp_path: Path) -> None:
     (crop,) = find_sources(tmp_path, 0, None, 0.0, 0.7)
     assert crop.known
     assert crop.label == pytest.approx(label)
+    for name, wrong_label, words in (
+        ("a.png", [0.0] * 25, "no camera"), ("../a.png", label, "outside"), ("b.png", label, "not there"),
+    ):  # fmt: skip
+        (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["a.png", label], [name, wrong_label]]}))
+        with pytest.raises(DataError, match=words):
+            find_sources(tmp_path, 0, None, 0.0, 0.7)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["a.png", label]]}))
     Image.new("RGB", (64, 32)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="square"):
-        crop.load(solid_generator(), PoseConfig())
+        find_sources(tmp_path, 0, None, 0.0, 0.7)
     for wrong, samples, words in ((None, 0, "nothing to measure"), (tmp_path / "none", 0, "no folder")):
         with pytest.raises(DataError, match=words):
             find_sources(wrong, samples, None, 0.0, 0.7)
@@ -323,8 +352,10 @@ def test_methods_times_images_resume_and_are_shown(folder: Path, weights: str, t
     assert evaluate_inversion(folder, out, methods, config, 1, on_step=seen.append, should_stop=stop) is None
     assert len(list((out / "rows").iterdir())) == 2
     seen.clear()
-    found = evaluate_inversion(folder, out, methods, config, 1, on_step=seen.append)
+    results: list[Comparison] = []
+    found = evaluate_inversion(folder, out, methods, config, 1, on_step=seen.append, on_result=results.append)
     assert found is not None
+    assert results == [found]  # within a minute nothing is summed up on the way
     assert [step.index for step in seen if step.stage == "inversions"] == [2, 3, 4, 5, 6]
     rows = json.loads((out / "rows.json").read_text())
     assert [(row["method"], row["image"]) for row in rows] == [
@@ -341,13 +372,12 @@ def test_methods_times_images_resume_and_are_shown(folder: Path, weights: str, t
     lines = list(csv.DictReader(io.StringIO(inversion.to_csv(found))))
     assert [line["method"] for line in lines] == [row["method"] for row in rows]
     assert float(lines[0]["psnr"]) == w["psnr"]
-    heading, *body = table(found)
-    assert len(body) == 3
+    heading, *body = lines = table(found)
+    assert [line[:2] for line in body] == [[m, kind] for kind in ("1 head", "1 sample") for m in methods]
     assert all(len(line) == len(heading) for line in body)
-    mean = np.mean([row["psnr"] for row in rows if row["method"] == "w"])
-    assert body[0][heading.index("PSNR in view, dB")].startswith(f"{mean:.2f} (")
-    assert any("no difference between methods can be shown" in note for note in notes(found))
-    page = html(found)
+    assert [line[heading.index("PSNR in view, dB")] for line in body] == [f"{row['psnr']:.2f}" for row in rows]
+    assert sum(note.startswith("No difference between methods can be shown") for note in notes(found)) == 2
+    page = html(found, lines, notes(found))
     for source in page.split("src='")[1:]:
         assert (out / unquote(source.split("'")[0])).is_file()
     with pytest.raises(OutputError, match="--overwrite"):
@@ -362,8 +392,47 @@ def test_a_photo_without_a_face_has_a_row_that_says_so(weights: str, tmp_path: P
     assert found is not None
     assert "No face" in found.rows[0].error
     assert found.rows[0].figures == {}
-    assert table(found)[1][:2] == ["w", "0"]
+    assert table(found)[1][:2] == ["w", "0 photos"]
     assert any("sky, w: No face" in note for note in notes(found))
+
+
+@pytest.mark.usefixtures("_blind")
+def test_a_method_that_goes_astray_leaves_the_others(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invert = inversion.invert
+
+    def some_astray(generator: Generator, crops: object, config: InversionConfig, *rest: object) -> object:
+        if config.method == "w":
+            raise InversionError("astray")
+        return invert(generator, crops, config, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(inversion, "invert", some_astray)
+    found = evaluate_inversion(None, tmp_path, ["w", "w+"], quick(weights, samples=1), 1)
+    assert found is not None
+    assert [(row.error, bool(row.figures)) for row in found.rows] == [("astray", False), ("", True)]
+    lines = table(found)
+    assert [line[1] for line in lines[1:]] == ["0 samples", "1 sample"]
+    assert "sample0000, w: astray" in notes(found)
+    assert "sample0000--w.jpg" not in html(found, lines, [])
+
+
+def test_figures_of_other_judges_are_measured_anew(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key() -> str:
+        (task,) = inversion.plan([SampleSource(0, 0.7)], ["w"], quick(weights), "0" * 64, tmp_path)
+        return task.key
+
+    file = tmp_path / "facenet.pt"
+    monkeypatch.setattr(inversion, "judge_files", dict)
+    keys = [key()]
+    monkeypatch.setattr(inversion, "judge_files", lambda: {"facenet": file})
+    for content in ("one", "another"):
+        file.write_text(content)
+        keys.append(key())
+    assert len(set(keys)) == 3
+    assert key() == keys[-1]
 
 
 @pytest.mark.usefixtures("_blind")
@@ -377,24 +446,70 @@ def test_a_method_that_refines_starts_off_the_truth(weights: str, tmp_path: Path
     assert "camera error, \N{DEGREE SIGN}" in table(found)[0]
 
 
-def test_what_is_said_to_be_better(weights: str) -> None:
-    def rows(method: str, base: float) -> list[Row]:
-        return [Row(method, f"i{k}", "views", "", {"psnr": base + 0.1 * k + 0.001 * k**2 * base}) for k in range(8)]
+def group(values: dict[str, list[float | None]], figure: str = "psnr") -> Group:
+    """Methods' figures, image by image."""
+    return Group("views", tuple(
+        Row(method, f"i{k}", "views", "", {figure: value}) for method, found in values.items()
+        for k, value in enumerate(found)
+    ), {})  # fmt: skip
 
-    all_rows = (*rows("w", 20.0), *rows("pti", 21.0), *[replace(r, method="spi") for r in rows("pti", 21.0)])
-    found = inversion.Comparison(all_rows, ("w", "pti", "spi"), {}, quick(weights), "0" * 64, 1.0, True)
-    by_other = {v.other: v for v in verdicts(found, "psnr")}
-    assert set(by_other) == {"w", "spi"}
-    assert by_other["w"].best == "pti"
-    assert by_other["w"].shown
-    assert by_other["w"].gain.mean > 1
-    assert not by_other["spi"].shown
-    note = next(note for note in notes(found) if note.startswith("PSNR in view"))
-    assert "pti is better than w by" in note
+
+def of(weights: str, *groups: Group) -> Comparison:
+    methods = dict.fromkeys(method for group in groups for method in group.methods)
+    return Comparison(groups, tuple(methods), quick(weights), "0" * 64, 1.0, True)
+
+
+def rising(base: float, count: int = 8) -> list[float | None]:
+    return [base + 0.1 * k + 0.001 * k**2 * base for k in range(count)]
+
+
+def test_what_is_said_to_be_better(weights: str) -> None:
+    found = group({"w": rising(20), "pti": rising(21), "spi": rising(21)})
+    pairs = {(v.best, v.other): v for v in verdicts(found, "psnr")}
+    assert list(pairs) == [("pti", "spi"), ("pti", "w"), ("spi", "w")]
+    assert pairs["pti", "w"].shown
+    assert pairs["pti", "w"].gain.mean > 1
+    assert pairs["pti", "w"].p == pytest.approx(3 * 2 / 2**8)  # of three pairs
+    assert not pairs["pti", "spi"].shown
+    note = next(note for note in notes(of(weights, found)) if note.startswith("PSNR in view"))
+    assert "on 8 heads: pti is better than w by" in note
     assert "not shown to differ from spi" in note
-    table_of = json.loads(inversion.summary(found))
-    assert table_of["means"]["psnr"]["pti"]["n"] == 8
+    assert json.loads(inversion.summary(of(weights, found)))["means"]["views"]["psnr"]["pti"]["n"] == 8
     assert verdicts(found, "depth") == []
+
+
+def test_the_best_is_chosen_where_all_are_measured(weights: str) -> None:
+    """A method that fails on the hard images has the better mean, and is the worse one."""
+    easy = rising(30)
+    found = group({"w": [*easy, 10.0, 11.0], "pti": [*(value - 1 for value in easy), None, None]}, "identity")
+    (verdict,) = verdicts(found, "identity")
+    assert (verdict.best, verdict.gain.n, verdict.shown) == ("w", 8, True)
+    assert verdict.gain.mean == pytest.approx(1)
+    heading, *lines = table(of(weights, found))
+    column = heading.index("identity")
+    assert [line[1] for line in lines] == ["10 heads", "10 heads"]
+    assert "n 8)" in lines[1][column]
+    assert "n " not in lines[0][column]
+
+
+def test_kinds_of_images_stay_apart(weights: str) -> None:
+    heads = group({"w": rising(20), "pti": rising(21)})
+    samples = group({"w": rising(41), "pti": rising(40)})
+    samples = Group("sample", tuple(replace(row, kind="sample") for row in samples.rows), {})
+    lines = table(of(weights, heads, samples))[1:]
+    assert [line[:2] for line in lines] == [
+        ["w", "8 heads"], ["pti", "8 heads"], ["w", "8 samples"], ["pti", "8 samples"],
+    ]  # fmt: skip
+    told = [note.partition(" by")[0] for note in notes(of(weights, heads, samples)) if note.startswith("PSNR")]
+    assert told == [
+        "PSNR in view, dB, on 8 heads: pti is better than w",
+        "PSNR in view, dB, on 8 samples: w is better than pti",
+    ]
+
+
+def test_cameras_are_told_by_their_median(weights: str) -> None:
+    found = of(weights, group({"best": [1.0, 2.0, 30.0]}, "camera_error"))
+    assert "Camera error on heads, degrees, median (least to most): best 2.0 (1.0 to 30.0)." in notes(found)
 
 
 def test_bad_settings(weights: str, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from headlift.config import EvaluatePriorConfig, InversionConfig, LatentConfig, 
 from headlift.eg3d.checkpoint import save_checkpoint
 from headlift.eg3d.generator import Generator
 from headlift.errors import ConfigError, DataError, OutputError
-from headlift.evaluate import prior
+from headlift.evaluate import kept, prior
 from headlift.evaluate.crew import Stopped, run_tasks
 from headlift.evaluate.metrics import depth_error, pair, render_over_grey, score, shrink_depth
 from headlift.evaluate.multiview import Picture, read_depth, read_folder, read_picture
@@ -294,7 +294,10 @@ def test_the_generators_own_heads_are_shown_almost_perfectly(
     assert shown.shape == (2 * 192 + 4, 5 * 196 - 4, 3)
 
 
-def test_evaluation_resumes_and_refuses(folder: Path, weights: str, tmp_path: Path) -> None:
+def test_evaluation_resumes_and_refuses(
+    folder: Path, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "REFRESH", 0.0)
     out, config = tmp_path / "out", quick(weights, baseline=1, distribution=True)
     # stopped after the second of four tasks
     seen: list[Step] = []
@@ -303,8 +306,8 @@ def test_evaluation_resumes_and_refuses(folder: Path, weights: str, tmp_path: Pa
         return any(step.stage == "heads" and step.index == 2 for step in seen)
 
     assert evaluate_prior(folder, out, config, 1, on_step=seen.append, should_stop=stop) is None
-    kept = sorted(path.name for path in out.rglob("*.json"))
-    assert kept == ["evaluation.json", "person0-search.json", "person1-search.json"]
+    files = sorted(path.name for path in out.rglob("*.json"))
+    assert files == ["evaluation.json", "person0-search.json", "person1-search.json"]
     partial = json.loads((out / "evaluation.json").read_text())
     assert partial["heads"] == 2
     assert not partial["complete"]
@@ -406,6 +409,15 @@ def test_means_and_the_gain_over_the_mean_head() -> None:
     found = prior.Evaluation(rows, (row("a", "mean", 17.0),), None, "0" * 64, EvaluatePriorConfig(), 1.0, True)
     assert gain(found) == {"0": 3.0, "30": 3.0}  # over head a alone
     assert json.loads(prior.to_json(found))["gain"]["30"] == 3.0
+
+
+def test_another_view_from_the_front_is_not_the_one_that_went_in() -> None:
+    found = row("a", "search", 20.0)
+    found = replace(found, views=(*found.views, ViewRow(0, 10.0, 0.5, 0.3)))
+    assert by_yaw([found], "psnr") == {"0": 25.0, "front": 10.0, "30": 21.0}
+    told = markdown(prior.Evaluation((found,), (), None, "0" * 64, EvaluatePriorConfig(), 1.0, True))
+    assert "| input | 25.00 |" in told
+    assert "| front | 10.00 |  |" in told
 
 
 def test_random_heads_are_as_far_as_halves_when_they_come_from_the_same_generator(
