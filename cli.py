@@ -402,6 +402,21 @@ def show(text: str) -> None:
     print(text)  # noqa: T201
 
 
+def show_table(rows: list[list[str]]) -> None:
+    """A table of results, headings first; what stands in its cells is no markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    heading, *lines = ([Text(cell) for cell in row] for row in rows)
+    table = Table()
+    for name in heading:
+        table.add_column(name)
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
+
+
 def warn(text: str) -> None:
     """A line that is not a result, on standard error."""
     print(f"headlift: {text}", file=sys.stderr)  # noqa: T201
@@ -474,7 +489,7 @@ def run_reconstruct(verb: Reconstruct) -> int:
 def run_pose(verb: Pose) -> int:
     from headlift.poses import overlay_folder, pose_folder, pose_photo
 
-    out = verb.out or Path("out") / f"{verb.photo.stem}-pose"
+    out = verb.out or output_folder(verb.photo, "-pose")
     notice = ignore if verb.quiet else warn
     if verb.photo.is_dir():
         done, failed = pose_folder(verb.photo, out, verb.settings, verb.overwrite, notice, warn)
@@ -550,9 +565,6 @@ def run_edit(verb: Edit) -> int:
 
 
 def run_batch(verb: Batch) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
     from headlift import batch
     from headlift.export.files import write_text
     from headlift.poses import photos_in
@@ -561,7 +573,7 @@ def run_batch(verb: Batch) -> int:
 
     pose = replace(verb.settings.pose, force=verb.force or verb.settings.pose.force)
     settings = replace(verb.settings, pose=pose)
-    out = verb.out or Path("out") / verb.folder.resolve().name
+    out = verb.out or output_folder(verb.folder)
     photos = len(photos_in(verb.folder))
     done = 0
     with StepProgress(verb.quiet) as progress, stop_on_interrupt(progress.note) as should_stop:
@@ -575,15 +587,14 @@ def run_batch(verb: Batch) -> int:
             progress.note(f"{row.photo}: {row.status}{'; ' + row.message if row.message else ''}")
 
         rows = batch.run_batch(verb.folder, out, settings, verb.workers, verb.overwrite, on_row, should_stop)
+        ended = should_stop()
     write_text(out / "batch.csv", batch.to_csv(rows))
     write_text(out / "batch.json", batch.to_json(rows))
     if not verb.quiet:
-        heading, *lines = batch.table(rows)
-        table = Table(*heading)
-        for line in lines:
-            table.add_row(*line)
-        Console().print(table)
+        show_table(batch.table(rows))
         show(f"The table is in {out / 'batch.csv'} too.")
+    if ended:
+        return 130
     return 0 if any(row.status in ("done", "skipped") for row in rows) else 2
 
 
@@ -639,30 +650,20 @@ def stopped() -> int:
 
 def show_figures(table: list[list[str]], notes: list[str], page: Path) -> None:
     """A table, headings first, and what it does not say."""
-    from rich.console import Console
-    from rich.table import Table
-
-    heading, *lines = table
-    shown = Table(*heading)
-    for line in lines:
-        shown.add_row(*line)
-    Console().print(shown)
+    show_table(table)
     for note in notes:
         show(note)
     show(f"The page is {page}.")
 
 
 def run_weights_list(verb: WeightsList) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
     from headlift.weights import list_weights
 
-    table = Table("name", "what", "licence", "where")
+    rows = [["name", "what", "licence", "where"]]
     for weights in list_weights():
         missing = f"not here; headlift weights fetch {weights.name}" if weights.url else "not here"
-        table.add_row(weights.name, weights.about, weights.licence, str(weights.path or missing))
-    Console().print(table)
+        rows.append([weights.name, weights.about, weights.licence, str(weights.path or missing)])
+    show_table(rows)
     return 0
 
 
@@ -686,23 +687,21 @@ def run_weights_verify(verb: WeightsVerify) -> int:
     from headlift.weights import verify
 
     found = verify(verb.file)
-    show(f"{found.path}: {found.kind}, {found.parameters:,} parameters, licence {found.licence}")
+    size = f"{found.parameters:,} parameters, " if found.parameters else ""
+    show(f"{found.path}: {found.kind}, {size}licence {found.licence}")
     show(f"sha256 {found.sha256}")
     return 0
 
 
 def run_directions_list(verb: DirectionsList) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
     from headlift.editing.directions import load_directions
 
     found = load_directions(verb.file)
-    table = Table("name", "forwards", "unit", "1 is about", "correlation")
+    rows = [["name", "forwards", "unit", "1 is about", "correlation"]]
     for entry in found.entries:
         numbers = [f"{value:.2g}" if value == value else "" for value in (entry.std, entry.correlation)]
-        table.add_row(entry.name, entry.about, entry.unit, *numbers)
-    Console().print(table)
+        rows.append([entry.name, entry.about, entry.unit, *numbers])
+    show_table(rows)
     show(f"in {found.space.upper()} of the generator {found.base_sha256[:12]}; {found.source or 'fitted to its heads'}")
     return 0
 
@@ -756,16 +755,12 @@ def run_app(verb: App) -> int:
 
 
 def run_doctor(verb: Doctor) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
     from headlift.doctor import diagnose, healthy
 
     checks = diagnose()
-    table = Table("", "what", "found")
-    for check in checks:
-        table.add_row("ok" if check.ok else "!!" if check.needed else "--", check.name, check.found)
-    Console().print(table)
+    marks = ["ok" if check.ok else "!!" if check.needed else "--" for check in checks]
+    rows = [[mark, check.name, check.found] for mark, check in zip(marks, checks, strict=True)]
+    show_table([["", "what", "found"], *rows])
     for check in checks:
         if not check.ok:
             show(f"{check.name}: {check.remedy}")

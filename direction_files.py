@@ -32,8 +32,10 @@ from headlift.generate import codes_of_seeds
 from headlift.head import load_head
 from headlift.pose_estimation import mediapipe_models
 from headlift.values import Step
-from headlift.weights import EMBEDDED, load_generator
+from headlift.weights import EMBEDDED, licence, load_generator
 
+KEYS = ("seed", "head")
+"""Columns of a label file that say which head a row is about."""
 LARGEST_FILE = 256 << 20
 """Bytes of a file of directions or labels."""
 LANDMARK_NAMES = {
@@ -89,8 +91,7 @@ def learn_into(
     if config.against:
         fitted = freed(fitted, config, sha256, space)
         source += f", freed of {', '.join(config.against)}"
-    licence = "Apache-2.0" if config.weights == EMBEDDED else "that of its weights"
-    found = discover.directions_of(generator, fitted, names, sha256, space, source, licence, layers)
+    found = discover.directions_of(generator, fitted, names, sha256, space, source, licence(config.weights), layers)
     save_directions(out, found)
     return found
 
@@ -116,7 +117,7 @@ def scored_heads(
 ) -> tuple[Float[Tensor, "n w"], dict[str, list[float]]]:
     """Codes with their attributes: from a label file, or of random heads whose renders are scored."""
     if config.labels is not None:
-        return read_labels(config.labels, generator, sha256)
+        return read_labels(config.labels, generator, sha256, config.attributes)
     scorer = landmark_scores if config.landmarks else user_scorer(config.scorer or "")
     codes = discover.sample_codes(generator, discover.random_z(generator, config.samples, config.seed))
     scores = discover.scores_of_renders(
@@ -168,49 +169,63 @@ def user_scorer(name: str) -> discover.Scorer:
     return scorer
 
 
-def read_labels(path: Path, generator: Generator, sha256: str) -> tuple[Float[Tensor, "n w"], dict[str, list[float]]]:
+def read_labels(
+    path: Path, generator: Generator, sha256: str, attributes: Sequence[str] = ()
+) -> tuple[Float[Tensor, "n w"], dict[str, list[float]]]:
     """Codes and attributes from a CSV or JSON file with a row a head.
 
     `seed` (as `headlift generate` counts, without truncation) or `head` (a head file, relative to the label file) says
-    which; the other columns are attributes, empty for unknown.
+    which; the other columns are attributes, empty for unknown. Without `attributes` all of them are read.
 
     Raises:
         DataError: the file is missing, damaged, or has other columns.
-        HeadFileError: a head cannot be read. ConfigError: it belongs to another generator.
+        HeadFileError: a head cannot be read, or belongs to another generator.
     """
     table = _label_rows(path)
-    key = next((name for name in ("seed", "head") if table and name in table[0]), None)
+    key = next((name for name in KEYS if name in table[0]), None)
     if key is None:
         raise DataError(f"{path}: no column 'seed' or 'head' that says which head a row is about.")
-    names = [name for name in dict.fromkeys(name for row in table for name in row) if name != key]
-    if not names:
+    columns = [name for name in dict.fromkeys(name for row in table for name in row) if name not in KEYS]
+    if not columns:
         raise DataError(f"{path}: no column beside {key!r}: what is to be learned of each head?")
-    scores: dict[str, list[float]] = {name: [] for name in names}
-    heads: list[str] = []
-    for number, row in enumerate(table, 1):
-        try:
-            for name in names:
-                value = row.get(name)
-                scores[name].append(math.nan if value in (None, "") else float(value))
-            heads.append(str(seed_in(row[key])) if key == "seed" else str(row[key]))
-        except (KeyError, TypeError, ValueError):
-            raise DataError(f"{path}: row {number} has no usable {key!r}, or a label that is no number.") from None
+    absent = [name for name in attributes if name not in columns]
+    if absent:
+        raise DataError(f"{path}: no column {absent[0]!r}; there are: {', '.join(map(str, columns))}.")
+    rows = list(enumerate(table, 1))
+    scores = {name: [score_in(path, number, name, row) for number, row in rows] for name in attributes or columns}
+    nameless = [number for number, row in rows if row.get(key) in (None, "")]
+    if nameless:
+        raise DataError(f"{path}: row {nameless[0]} has no {key!r}.")
     if key == "seed":
-        return codes_of_seeds(generator, [int(seed) for seed in heads], 1.0)[:, 0], scores
-    codes = []
-    for head in heads:
-        found = load_head(path.parent / head)
-        if found.base_sha256 != sha256:
-            raise ConfigError(f"{head} was tuned from another generator than the one that directions are learned in")
-        codes.append(found.ws.mean(1))
-    return torch.cat(codes).to(generator.w_avg), scores
+        seeds = [seed_in(path, number, row) for number, row in rows]
+        return codes_of_seeds(generator, seeds, 1.0)[:, 0], scores
+
+    def code(head: str) -> Float[Tensor, "1 w"]:
+        found = load_head(path.parent / head, None, generator.w_avg.device, lambda name, device: (generator, sha256))
+        return found.ws.mean(1)
+
+    return torch.cat([code(str(row[key])) for row in table]), scores
 
 
-def seed_in(value: Any) -> int:
-    """A seed as NumPy's RandomState takes it. Raises TypeError or ValueError for anything else."""
-    seed = int(value)
+def score_in(path: Path, number: int, name: str, row: dict[str, Any]) -> float:
+    """What row `number` says of an attribute; not a number for unknown. Raises DataError for what is no score."""
+    value = row.get(name)
+    try:
+        return math.nan if value in (None, "") else float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"{path}: row {number}, column {name!r}: {str(value)[:80]!r} is no number.") from None
+
+
+def seed_in(path: Path, number: int, row: dict[str, Any]) -> int:
+    """The seed of row `number`. Raises DataError for what NumPy's RandomState does not take."""
+    try:
+        seed = int(row["seed"])
+    except (TypeError, ValueError, OverflowError):
+        seed = -1
     if not 0 <= seed < 2**32:
-        raise ValueError(seed)
+        raise DataError(
+            f"{path}: row {number}, column 'seed': {str(row['seed'])[:80]!r} is none from 0 to {2**32 - 1}."
+        )
     return seed
 
 
@@ -248,8 +263,6 @@ def import_into(file: Path, out: Path, config: DirectionImportConfig, overwrite:
         if len(config.names) != len(vectors):
             raise ConfigError(f"{file} holds {len(vectors)} directions and {len(config.names)} names were given")
         names = list(config.names)
-    elif len(vectors) == 1:
-        names = [file.stem]
     if len(set(names)) != len(names):
         raise ConfigError("two directions have the same name; give each its own")
     length = torch.linalg.vector_norm(vectors.flatten(1), dim=1)
@@ -304,7 +317,7 @@ def fit_to(
     layers, width = generator.num_ws, generator.spec.mapping.w_dim
     parts = [layer.width for layer in style_layers(generator)]
     if space in (None, "s") and [value.numel() for value in named.values()] == parts:
-        return "s", torch.cat([value.flatten() for value in named.values()])[None], ["style"]
+        return "s", torch.cat([value.flatten() for value in named.values()])[None], [Path(file).stem]
     shapes: dict[Space, tuple[int, ...]] = {"w": (width,), "w+": (layers, width), "s": (sum(parts),)}
     vectors: list[Tensor] = []
     names: list[str] = []

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 
 from headlift.errors import HeadliftError
@@ -52,6 +52,8 @@ def diagnose(folder: Path | str = ".") -> list[Check]:
         ("cache", True, _cache),
         ("embedded generator", True, _embedded),
         ("builtin perceptual distance", True, _perceptual),
+        ("depth and sides", True, _guides),
+        ("directions", True, _directions),
         ("lpips", False, _lpips),
         ("face detection", True, _detector),
         ("landmarks and mask", True, _landmarks),
@@ -188,6 +190,23 @@ def _perceptual() -> Check:
     return Check("builtin perceptual distance", True, "ready")
 
 
+def _guides() -> Check:
+    from headlift.invert.depth_net import load_depth_net
+    from headlift.invert.side_net import load_side_net
+
+    nets = load_depth_net(), load_side_net()
+    size = sum(p.numel() for net in nets for p in net.parameters())
+    return Check("depth and sides", True, f"the two networks that `best` asks, {size / 1e6:.1f} M parameters")
+
+
+def _directions() -> Check:
+    from headlift.editing.directions import load_directions
+    from headlift.weights import EMBEDDED, file_sha256, find_generator
+
+    found = load_directions(None, file_sha256(find_generator(EMBEDDED)))
+    return Check("directions", True, f"{len(found.names)} of the embedded generator")
+
+
 def _lpips() -> Check:
     from headlift.weights import list_weights
 
@@ -222,9 +241,10 @@ def _landmarks() -> Check:
 
 
 def _head_model() -> Check:
-    file = resources.files("headlift.pose_estimation.data").joinpath("head_model.npz")
-    found = "ready" if file.is_file() else "head_model.npz is missing from the package"
-    return Check("head model", file.is_file(), found, REINSTALL)
+    from headlift.pose_estimation.head_model import POINTS, load_head_model
+
+    model = load_head_model()
+    return Check("head model", len(model.mean) == POINTS, f"{len(model.mean)} points", REINSTALL)
 
 
 def _mesh() -> Check:
@@ -277,20 +297,28 @@ def _heic() -> Check:
         return Check(
             "HEIC photos", False, "not installed", "`pip install 'headlift[heic]'` reads iPhone photos.", needed=False
         )
-    return Check("HEIC photos", True, f"pillow-heif {pillow_heif.__version__}", needed=False)
+    from PIL import Image
+
+    pillow_heif.register_heif_opener()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.heic"
+        Image.new("RGB", (64, 64)).save(path)
+        with Image.open(path) as probe:
+            size = probe.convert("RGB").size
+    return Check("HEIC photos", size == (64, 64), f"pillow-heif {pillow_heif.__version__}", REINSTALL, needed=False)
 
 
 def _app() -> Check:
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
-        return Check("web app", True, f"gradio {version('gradio')}", needed=False)
-    except PackageNotFoundError:
+        import gradio
+    except ImportError as error:
         remedy = "`pip install 'headlift[app]'` installs what `headlift app` needs."
-        return Check("web app", False, "not installed", remedy, needed=False)
+        return Check("web app", False, str(error), remedy, needed=False)
+    return Check("web app", True, f"gradio {gradio.__version__}", needed=False)
 
 
 def _viewer() -> Check:
-    file = resources.files("headlift.export.data").joinpath("model-viewer.min.js")
-    found = "ready" if file.is_file() else "model-viewer.min.js is missing from the package"
-    return Check("report viewer", file.is_file(), found, REINSTALL)
+    from headlift.export.report import viewer_script
+
+    script = viewer_script()
+    return Check("report viewer", "model-viewer" in script, f"model-viewer, {len(script) >> 10} KiB", REINSTALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from headlift.config import EditConfig
@@ -29,24 +30,31 @@ from headlift.editing.paste import into_photo
 from headlift.editing.regions import Region, check_name, named_region, painted_region
 from headlift.editing.sheets import before_after, frames_between, strip, there_and_back
 from headlift.eg3d.generator import Generator
-from headlift.errors import ConfigError
+from headlift.errors import ConfigError, PhotoError
 from headlift.export.files import refuse_existing, write_text
 from headlift.export.images import write_png
 from headlift.export.paths import sway
 from headlift.export.video import write_video
-from headlift.head import Head, load_base, load_head, write_head
+from headlift.head import HEAD, Head, head_file, load_base, load_head, write_head
 from headlift.invert.follow import follow
 from headlift.invert.perceptual import load_distance
 from headlift.photo import read_photo
 from headlift.pose_estimation import mediapipe_models
 from headlift.pose_estimation.crop import cut, to_tensor
 from headlift.pose_estimation.identity import Recogniser, recogniser
-from headlift.values import Step
+from headlift.values import Similarity, Step
 from headlift.weights import FACENET, file_sha256, find_measure
 
-HEAD = "head.safetensors"
 STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 """Of the strip, in the amounts that were asked for, where the edit can be turned round."""
+NEARLY = 32
+"""Levels that a mask's black and white may be off."""
+PLAIN = 0.8
+"""Share of a mask that is black or white: soft edges are neither."""
+VISIBLE = 24
+"""Levels by which pixels of one picture do not differ, however it was saved."""
+ANOTHER, REPAINTED = 0.1, 0.5
+"""Shares of the crop that differ in another photo, and in a picture that was not only painted over."""
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Of the strip otherwise: parts of the way to the edited head."""
 
@@ -75,7 +83,7 @@ def edit_head(
         ConfigError: nothing was asked for, or something that does not exist.
         CheckpointError: the directions belong to another prior than the head.
         HeadFileError: a head cannot be read, or its base is missing.
-        PhotoError: a mask, a painted crop or the photo cannot be read.
+        PhotoError: a mask, a painted crop or the photo cannot be read, or belongs to another head.
         OutputError: files are in the way and `overwrite` was not asked for, or the place cannot be written.
     """
     check(config)
@@ -88,7 +96,7 @@ def edit_head(
     before = load_head(head_file(path), config.weights, find_device(config.device))
     others = {name: other_head(given, before, config) for name, given in others_of(config).items()}
     directions = load_directions(config.directions, before.base_sha256) if config.move else None
-    photo = read_photo(config.into_photo) if config.into_photo else None
+    photo = photo_of(config.into_photo, before) if config.into_photo else None
     painted = painted_crop(config.paint, before) if config.paint else None
     region = region_of(before, config)
     after = apply(before, config, directions, others)
@@ -136,13 +144,14 @@ def check(config: EditConfig) -> None:
         raise ConfigError(f"--steps {config.steps}: a region needs at least one tuning step")
     if config.layers is not None and not config.move and config.truncation == 1:
         raise ConfigError("--layers says which layers --move and --truncation change; neither is asked for")
+    for flag, owner in (("mix_layers", "mix"), ("share", "towards"), ("color_strength", "color")):
+        if getattr(config, owner) is None and getattr(config, flag) != getattr(EditConfig, flag):
+            raise ConfigError(f"--{flag.replace('_', '-')} means nothing without --{owner}")
+    for name in ("truncation", "share", "color_strength"):
+        if not math.isfinite(getattr(config, name)):
+            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(config, name)}; it must be a finite number")
     if config.frames < 2 or config.fps < 1:
         raise ConfigError("a video needs at least 2 frames, and 1 a second")
-
-
-def head_file(path: Path) -> Path:
-    """The head of a run folder, or the file itself."""
-    return path / HEAD if path.is_dir() and (path / HEAD).exists() else path
 
 
 def others_of(config: EditConfig) -> dict[str, Path]:
@@ -185,30 +194,65 @@ def region_of(head: Head, config: EditConfig) -> Region | None:
     if config.region is not None:
         return named_region(config.region, head, mediapipe_models.face_mesh)
     if config.region_mask is not None:
-        mask = read_photo(config.region_mask)
-        if mask.shape[0] != mask.shape[1]:
-            raise ConfigError(
-                f"{config.region_mask} has {mask.shape[1]} x {mask.shape[0]} pixels; paint a region over crop.png, "
-                "which is square"
-            )
-        return painted_region((to_tensor(mask).mean(1, keepdim=True) + 1) / 2, head)
+        return painted_region(read_mask(config.region_mask), head)
     return None
 
 
-def painted_crop(path: Path, head: Head) -> Tensor:
-    """The crop of a painted picture: the picture itself if it is the crop, else a photo that is cut.
+def read_mask(path: Path) -> Float[Tensor, "1 1 s s"]:
+    """A painted region, 1 where the picture is white; what is transparent counts as black.
 
-    A photo may have the crop's size; then whichever is more like the crop was painted on.
+    Raises:
+        ConfigError: it is not square, or has much that is neither black nor white.
     """
-    picture = read_photo(path)
-    cropped = cut(picture, head.similarity, head.image.shape[0])
+    mask = read_photo(path, ground=0)
+    if mask.shape[0] != mask.shape[1]:
+        raise ConfigError(
+            f"{path} has {mask.shape[1]} x {mask.shape[0]} pixels; paint a region over crop.png, which is square"
+        )
+    plain = (mask <= NEARLY).all(2) | (mask >= 255 - NEARLY).all(2)
+    if plain.mean() < PLAIN:
+        raise ConfigError(
+            f"{path} is black or white in {100 * plain.mean():.0f} % of its pixels only. Paint white on black, or on "
+            "an empty layer over crop.png, and save that layer alone."
+        )
+    return (torch.from_numpy(mask.mean(2)) >= 127.5)[None, None].float()
 
-    def apart(crop: UInt8[np.ndarray, "s s 3"]) -> float:
-        return float(np.abs(crop.astype(np.float32) - head.image).mean())
 
-    if picture.shape == head.image.shape and apart(picture) <= apart(cropped):
-        cropped = picture
-    return to_tensor(cropped)
+def photo_of(path: Path, head: Head) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo that a head was made of. Raises PhotoError for one that does not show the head's crop in its place."""
+    photo = read_photo(path)
+    apart = unlike(cut(photo, head.similarity, head.image.shape[0]), head)
+    if apart > ANOTHER:
+        raise PhotoError(
+            f"{path} is not the photo that this head was made of, in its size: {100 * apart:.0f} % of the crop differ. "
+            "Give the original photo, neither scaled nor cut."
+        )
+    return photo
+
+
+def painted_crop(path: Path, head: Head) -> Float[Tensor, "1 3 s s"]:
+    """The crop of a painted picture: the crop of any size, or the photo, which is cut; whichever is more like it.
+
+    Raises:
+        PhotoError: more than half of it is unlike the head's crop.
+    """
+    picture, side = read_photo(path), head.image.shape[0]
+    crops = [cut(picture, head.similarity, side)]
+    if picture.shape[0] == picture.shape[1]:
+        crops.append(cut(picture, Similarity(np.eye(2, 3) / len(picture)), side))
+    apart, nearest = min((unlike(crop, head), i) for i, crop in enumerate(crops))
+    if apart > REPAINTED:
+        raise PhotoError(
+            f"{path} is neither this head's crop nor its photo: {100 * apart:.0f} % of the crop differ. Paint over the "
+            "run's crop.png, or over the original photo in its size."
+        )
+    return to_tensor(crops[nearest])
+
+
+def unlike(crop: UInt8[np.ndarray, "s s 3"], head: Head) -> float:
+    """The share of a crop's pixels that differ from the head's own for all to see."""
+    apart = np.abs(crop.astype(np.float32) - head.image).mean(2)
+    return float((apart > VISIBLE).mean())
 
 
 def in_region(

@@ -14,22 +14,21 @@ from torch import Tensor
 from headlift.config import GenerateConfig
 from headlift.device import find_device
 from headlift.editing.mix import style_mix, walk
+from headlift.editing.ranges import parse_ranges
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
 from headlift.errors import ConfigError
 from headlift.export.files import refuse_existing
+from headlift.export.formats import SUFFIXES as MESH_SUFFIXES
 from headlift.export.formats import companions, write_mesh
 from headlift.export.head_mesh import check_mesh, extract_mesh
 from headlift.export.images import grid, to_uint8, write_png
 from headlift.export.placement import Placement
 from headlift.export.video import write_video
 from headlift.export.views import orbit_cameras
+from headlift.outputs import check_formats, provenance
 from headlift.values import Camera, Step
 from headlift.weights import load_generator
-
-MAX_SEEDS = 4096
-LONGEST_SEED = 20
-"""Digits; Python refuses to read thousands."""
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -38,18 +37,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     Raises:
         ConfigError: it is no such list, or names too many.
     """
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        # Not isdigit, which takes superscripts too.
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ConfigError(f"seeds {text[:80]!r} are not a list like 0-15 or 1,5,9-12")
-        whole = max(len(first), len(last)) <= LONGEST_SEED
-        low, high = (int(first), int(last or first)) if whole else (0, 2**32)
-        if high < low or len(seeds) + high - low >= MAX_SEEDS or high >= 2**32:
-            raise ConfigError(f"seeds {text[:80]!r}: the range {part.strip()[:80]!r} is empty or too large")
-        seeds.extend(range(low, high + 1))
-    return tuple(seeds)
+    return parse_ranges(text, "seeds", 2**32)
 
 
 @torch.no_grad()
@@ -111,13 +99,14 @@ def generate_into(
     """Write random heads: `seedNNNN.png` for each, `grid.png`, and what else was asked for; returns the files.
 
     Raises:
-        ConfigError: seeds or layers that do not exist, or numbers that make no grid, camera or video; nothing is
-            rendered before.
+        ConfigError: seeds, layers or formats that do not exist, or numbers that make no grid, camera or video; nothing
+            is rendered before.
         OutputError: files are in the way and `overwrite` was not asked for, or the place cannot be written.
     """
     seeds = parse_seeds(config.seeds)
     mixed = parse_seeds(config.mix) if config.mix else ()
     _check(config)
+    check_formats(config.meshes, MESH_SUFFIXES, "mesh")
     cameras = _cameras(config)
     names = [f"seed{seed:04d}.png" for seed in seeds] + ["grid.png"]
     meshes = [folder / f"seed{seed:04d}.{suffix}" for seed in seeds for suffix in config.meshes]
@@ -130,7 +119,7 @@ def generate_into(
     if config.meshes:
         check_mesh(config.mesh, [f".{suffix}" for suffix in config.meshes])
 
-    generator, _ = load_generator(config.weights, find_device(config.device))
+    generator, sha256 = load_generator(config.weights, find_device(config.device))
     layer = generator.num_ws // 2 if config.mix_layer is None else config.mix_layer
     if mixed and layer > generator.num_ws:
         layers = generator.num_ws
@@ -142,6 +131,7 @@ def generate_into(
         write_png(folder / names[i], grid(views, columns=len(views)))
         sheet.extend(views)
         on_step(Step("heads", i + 1, len(seeds)))
+    about = provenance(config.weights, sha256)
     columns = config.columns or math.ceil(math.sqrt(len(seeds)))
     write_png(folder / "grid.png", grid(sheet, columns=columns * len(cameras)))
     for i, seed in enumerate(seeds if config.meshes else ()):
@@ -150,7 +140,8 @@ def generate_into(
             mesh = extract_mesh(generator, generator.planes(ws), ws, config.mesh)
         for suffix in config.meshes:
             placement = Placement.of(config.mesh, mesh.vertices)
-            write_mesh(mesh, folder / f"seed{seed:04d}.{suffix}", placement, unlit=config.mesh.unlit)
+            file = folder / f"seed{seed:04d}.{suffix}"
+            write_mesh(mesh, file, placement, unlit=config.mesh.unlit, about=about)
         on_step(Step("meshes", i + 1, len(seeds)))
     if mixed:
         looks = codes_of_seeds(generator, mixed, config.truncation, config.truncation_cutoff)

@@ -33,19 +33,20 @@ from headlift.export.images import (
     write_png,
 )
 from headlift.export.mesh import Mesh
-from headlift.export.paths import check_video, path_cameras, read_cameras, write_cameras
+from headlift.export.paths import PATHS, check_video, path_cameras, read_cameras, write_cameras
 from headlift.export.placement import Placement
 from headlift.export.report import Report, write_report
 from headlift.export.splats import splats_of, write_splats
 from headlift.export.texture import Photo
 from headlift.export.video import SUFFIXES as VIDEO_SUFFIXES
 from headlift.export.video import render_path, write_video
-from headlift.head import Head, load_head, save_head, without_outer
+from headlift.head import HEAD, Head, head_file, load_head, save_head, without_outer
 from headlift.pipeline import Reconstruction
 from headlift.poses import OVERLAY_SIDE, camera_json
 from headlift.values import Camera, Crop, Step
+from headlift.weights import licence
 
-HEAD = "head.safetensors"
+MAPS = ("depth.png", "depth-color.png", "normals.png")
 
 Frame = UInt8[np.ndarray, "h w 3"]
 
@@ -58,11 +59,12 @@ def write_crop(out: Path, photo: UInt8[np.ndarray, "h w 3"], crop: Crop) -> None
 
 
 def results() -> list[str]:
-    """The files that `write_results` writes, with meshes in all formats."""
+    """The files that `write_results` writes, and those that `export_head` adds to them when it names them itself."""
     meshes = [Path(f"mesh{suffix}") for suffix in MESH_SUFFIXES]
     beside = [file.name for mesh in meshes for file in companions(mesh, True)]
     names = [HEAD, "camera.json", *(mesh.name for mesh in meshes), *beside]
-    return list(dict.fromkeys([*names, "views.png", "turntable.mp4", "report.html"]))
+    videos = [f"{moving}{suffix}" for moving in PATHS for suffix in VIDEO_SUFFIXES]
+    return list(dict.fromkeys([*names, "views.png", *videos, *MAPS, "report.html"]))
 
 
 def write_results(
@@ -146,40 +148,45 @@ def export_head(
     `on_quality` is told of what can be said about the mesh, when there is one.
 
     Raises:
-        ConfigError: nothing or an unknown format was asked for.
+        ConfigError: nothing, an unknown format or one file twice was asked for, or settings that mean nothing.
         HeadFileError: the head cannot be read or its base is missing.
         MeshError: the head has no surface.
         OutputError: files are in the way and `overwrite` was not asked for, or the place cannot be written.
     """
     check_formats(config.videos, VIDEO_SUFFIXES, "video")
-    source = path / HEAD if path.is_dir() and (path / HEAD).exists() else path
+    source = head_file(path)
     folder = out or source.parent
     moving = config.cameras.stem if config.cameras else config.video.path
     meshes = [mesh_file(asked, folder) for asked in config.meshes]
     beside = [file for mesh in meshes for file in companions(mesh, config.mesh.colors and config.mesh.texture)]
     videos = [folder / f"{moving}.{suffix}" for suffix in config.videos]
     views = [folder / "views.png"] if config.views else []
-    maps = [folder / name for name in ("depth.png", "depth-color.png", "normals.png")] if config.maps else []
+    maps = [folder / name for name in MAPS] if config.maps else []
     figures = [file for file in (config.splats, config.quality, config.cameras_out) if file is not None]
-    written = [*dict.fromkeys(meshes + beside + figures + videos + views + maps)]
+    written = [*dict.fromkeys(meshes + beside), *figures, *dict.fromkeys(videos), *views, *maps]
     if not written:
         raise ConfigError("nothing to write: ask for --mesh FILE.glb, --meshes glb, --videos mp4, --views or --maps")
+    check_figures(config, written)
     refuse_existing(written, overwrite)
+    kinds = {target.suffix.lower() for target in meshes}
     if meshes or config.splats or config.quality:
-        check_mesh(config.mesh, [target.suffix for target in meshes])
+        check_mesh(config.mesh, kinds)
     check_video(config.video)
     cameras = read_cameras(config.cameras) if config.cameras else path_cameras(config.video)
 
-    head = load_head(source, config.weights, find_device(config.device))
-    head = head if config.additions else without_outer(head)
+    whole = load_head(source, config.weights, find_device(config.device))
+    head = whole if config.additions else without_outer(whole)
     generator, ws = head.generator, head.ws
     with torch.no_grad():
         planes = generator.planes(ws)
         if meshes or config.splats or config.quality:
             on_step(Step("mesh", 0, 1))
-            # STL has no colours.
-            bare = bool(meshes) and not config.splats and all(target.suffix == ".stl" for target in meshes)
-            mesh = head_mesh(head, planes, replace(config.mesh, colors=False) if bare else config.mesh)
+            bare = kinds == {".stl"} and not config.splats  # STL has no colours
+            # What was taken off is still in the photo.
+            wanted = replace(
+                config.mesh, colors=config.mesh.colors and not bare, photo=config.mesh.photo and head is whole
+            )
+            mesh = head_mesh(head, planes, wanted)
             placement = Placement.of(config.mesh, mesh.vertices)
             about = provenance(head.base_name, head.base_sha256, head.edits)
             for target in meshes:
@@ -203,6 +210,26 @@ def export_head(
             write_png(maps[1], depth_in_color(seen.depth, seen.alpha))
             write_png(maps[2], normal_map(seen.depth, seen.alpha, head.camera))
     return written
+
+
+def check_figures(config: ExportConfig, written: list[Path]) -> None:
+    """Raises ConfigError for figures of another format than their suffix says, a file that is `written` twice, splats
+    without colours, or a camera path that nothing follows."""
+    places = [path.resolve() for path in written]
+    twice = [path for path, place in zip(written, places, strict=True) if places.count(place) > 1]
+    if twice:
+        raise ConfigError(f"{twice[0]} is to be two files at once; give each a name of its own")
+    for flag, file, suffixes in (
+        ("--splats", config.splats, (".ply",)),
+        ("--quality", config.quality, (".json",)),
+        ("--cameras-out", config.cameras_out, (".json", ".csv")),
+    ):
+        if file is not None and file.suffix.lower() not in suffixes:
+            raise ConfigError(f"{flag} writes {' or '.join(suffixes)}, not {file.name!r}")
+    if config.splats and not config.mesh.colors:
+        raise ConfigError("--splats needs colours; leave --mesh.no-colors out")
+    if config.cameras and not (config.videos or config.cameras_out):
+        raise ConfigError("--cameras is the path of videos; say which with --videos mp4")
 
 
 def head_mesh(head: Head, planes: Float[Tensor, "1 j c p p"], config: MeshConfig) -> Mesh:
@@ -240,11 +267,6 @@ def provenance(weights: str, sha256: str, edits: tuple[Mapping[str, object], ...
         "licence": licence(weights),
         "edits": len(edits),
     }
-
-
-def licence(weights: str) -> str:
-    """Of what a generator made."""
-    return "Apache-2.0" if weights == "embedded" else "that of its weights"
 
 
 def check_formats(asked: tuple[str, ...], known: tuple[str, ...], kind: str) -> None:

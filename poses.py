@@ -10,7 +10,7 @@ from pathlib import Path
 from headlift.config import PoseConfig
 from headlift.eg3d.camera import yaw_pitch
 from headlift.errors import HeadliftError, OutputError, PhotoError
-from headlift.export.files import refuse_existing, write_text
+from headlift.export.files import output_error, refuse_existing, write_text
 from headlift.export.images import pose_overlay, shrink, to_uint8, write_png
 from headlift.photo import read_photo
 from headlift.pose_estimation.estimate import estimate
@@ -49,7 +49,7 @@ def pose_folder(
 
     Overlays go to a folder beside `out`, as these tools take every picture in it for data. `dataset.json` is written
     anew after each photo: it holds the labels of all crops that are there, wherever this ends. A photo that fails is
-    left out with a complaint. Returns how many were done and how many failed.
+    left out with a complaint. What an earlier run left goes first. Returns how many were done and how many failed.
 
     Raises:
         PhotoError: there are no photos in the folder.
@@ -63,6 +63,7 @@ def pose_folder(
     overlays = overlay_folder(out)
     written = [out / "dataset.json", *(folder / name for folder in (out, overlays) for name in names)]
     refuse_existing(written, overwrite)
+    forget(out, overlays)
     labels: list[tuple[str, list[float]]] = []
     for photo, name in zip(photos, names, strict=True):
         try:
@@ -79,6 +80,23 @@ def pose_folder(
         write_text(out / "dataset.json", json.dumps({"labels": labels}))
         notice(f"{photo.name}: {pose_line(crop)}")
     return len(labels), len(photos) - len(labels)
+
+
+def forget(out: Path, overlays: Path) -> None:
+    """Remove a `dataset.json` with the crops that it names, and their overlays. Raises OutputError if that fails."""
+    index = out / "dataset.json"
+    try:
+        names = [str(name) for name, _ in json.loads(index.read_text(encoding="utf-8"))["labels"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    try:
+        for name in names:
+            for file in (out / name, overlays / name):
+                if Path(name).name == name and file.is_file():
+                    file.unlink()
+        index.unlink()
+    except OSError as error:
+        raise output_error(index, error) from error
 
 
 def overlay_folder(out: Path) -> Path:

@@ -35,6 +35,8 @@ from headlift.eg3d.spec import DiscriminatorSpec, GeneratorSpec
 from headlift.errors import CheckpointError, HeadliftError, OutputError, WeightsError
 
 EMBEDDED = "embedded"
+OWN_LICENCE = "Apache-2.0"
+"""Of the embedded generator and of what it makes."""
 FACENET, INCEPTION = "facenet", "inception"
 """Networks that only measure."""
 OFFICIAL_LICENCE = "NVIDIA Source Code License for EG3D: non-commercial, for research or evaluation only"
@@ -76,7 +78,7 @@ class Verified:
     tensors: int
     """Tensors in the file; 0 for a backbone."""
     parameters: int
-    """Numbers in them."""
+    """Numbers in them; 0 for a backbone."""
     spec: GeneratorSpec | DiscriminatorSpec | None
     licence: str
 
@@ -100,7 +102,7 @@ class Imported:
 
 _TORCHVISION = "BSD 3-Clause (torchvision); trained on ImageNet"
 _KNOWN = (
-    Weights(EMBEDDED, "generator", "embedded.safetensors", "Apache-2.0", "headlift's own compact prior of whole heads"),
+    Weights(EMBEDDED, "generator", "embedded.safetensors", OWN_LICENCE, "headlift's own compact prior of whole heads"),
     Weights(
         "vgg16",
         "perceptual",
@@ -185,8 +187,6 @@ def find_generator(name_or_path: str) -> Path:
         return path
     path = Path(name_or_path).expanduser()
     looks_like_a_file = path.suffix != "" or path.name != name_or_path
-    if path.is_dir():
-        raise WeightsError(f"{path} is a folder; --weights takes a .safetensors file or a name.")
     if path.suffix == ".pkl":
         raise WeightsError(
             f"{path} is a pickle, which headlift does not load directly. Run `headlift weights import {path} --out "
@@ -197,6 +197,8 @@ def find_generator(name_or_path: str) -> Path:
     cached = cache_folder() / f"{name_or_path}.safetensors"
     if path.name == name_or_path and cached.is_file():
         return cached
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder; --weights takes a .safetensors file or a name.")
     if looks_like_a_file:
         raise WeightsError(f"There is no weights file {path}. Check the path, or see `headlift weights list`.")
     names = ", ".join(w.name for w in list_weights() if w.kind == "generator" and w.path is not None) or "none"
@@ -204,6 +206,11 @@ def find_generator(name_or_path: str) -> Path:
         f"There is no generator called {name_or_path!r} here (known: {names}). Give a .safetensors file, or import an "
         f"official checkpoint as {cached}; `headlift weights list` shows what there is."
     )
+
+
+def licence(name_or_path: str) -> str:
+    """Of what a generator made."""
+    return OWN_LICENCE if name_or_path == EMBEDDED else "that of its weights"
 
 
 def find_measure(name: str) -> Path | None:
@@ -310,6 +317,8 @@ def verify(path: Path | str) -> Verified:
                 raise CheckpointError(f"{path} has the sha256 {sha256}, which should begin with {known.sha256}.")
             return Verified(path, known.name, sha256, 0, 0, None, known.licence)
     metadata = read_metadata(path)
+    if "kind" not in metadata and metadata.get("format", "").startswith("headlift "):
+        raise CheckpointError(f"{path} is a {metadata['format']}, not the weights of a generator or discriminator.")
     spec = read_spec(path)
     load: Callable[[Path], torch.nn.Module] = load_checkpoint if isinstance(spec, GeneratorSpec) else load_discriminator
     network = load(path)

@@ -8,6 +8,7 @@ them as to a photo (`headlift.invert.tuning`), the side views one after the othe
 from __future__ import annotations
 
 from collections.abc import Generator as Steps
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from headlift.config import InversionConfig, TuningConfig
 from headlift.editing.edit import S, Subject, changed
 from headlift.editing.regions import Region, all_round, carried_region, soften
-from headlift.eg3d.generator import Generator, VolumeOutput
+from headlift.eg3d.generator import VolumeOutput
 from headlift.errors import ConfigError
 from headlift.invert.latent import Pivot
 from headlift.invert.losses import resize, squared_error
@@ -178,7 +179,7 @@ def reach(before: S, goal: Goal, distance: Distance, steps: int = 80, seed: int 
 @torch.no_grad()
 def change_inside_and_outside(before: Subject, after: Subject, region: Region, camera: Camera) -> tuple[float, float]:
     """Mean absolute change of colour (in [-1, 1]) inside and outside a region, over the head, in one view."""
-    was, now = _look(before.generator, before.ws, camera), _look(after.generator, after.ws, camera)
+    was, now = (_look(head, [camera])[0] for head in (before, after))
     mask = torch.maximum(region(camera, was.volume), region(camera, now.volume))
     change = (was.volume.features[:, :3] - now.volume.features[:, :3]).abs().mean(1, keepdim=True)
     head = (torch.maximum(was.volume.alpha, now.volume.alpha) > 0.5).to(mask)
@@ -205,19 +206,20 @@ def _both(
     before: Subject, after: Subject, whole: bool
 ) -> tuple[tuple[_Seen, _Seen], list[tuple[Camera, _Seen, _Seen]]]:
     """Both heads at the first one's camera, and from the sides."""
-    own = tuple(_look(head.generator, head.ws, before.camera) for head in (before, after))
-    cameras = all_round(before.generator, whole, before.camera.intrinsics[0, 0, 0])
-    views = []
-    for i in range(len(cameras)):
-        camera = cameras[i : i + 1]
-        was = _look(before.generator, before.ws, camera)
-        views.append((camera, was, was if after is before else _look(after.generator, after.ws, camera)))
-    return (own[0], own[1]), views
+    around = all_round(before.generator, whole, before.camera.intrinsics[0, 0, 0])
+    cameras = [before.camera, *(around[i : i + 1] for i in range(len(around)))]
+    was = _look(before, cameras)
+    now = was if after is before else _look(after, cameras)
+    return (was[0], now[0]), list(zip(cameras[1:], was[1:], now[1:], strict=True))
 
 
-def _look(generator: Generator, ws: Tensor, camera: Camera) -> _Seen:
-    out = generator.render(generator.planes(ws), ws, camera)
-    return _Seen(out.image.clamp(-1, 1), VolumeOutput(out.features, out.depth, out.alpha))
+def _look(head: Subject, cameras: Sequence[Camera]) -> list[_Seen]:
+    """A head from each camera."""
+    planes, seen = head.generator.planes(head.ws), []
+    for camera in cameras:
+        out = head.generator.render(planes, head.ws, camera)
+        seen.append(_Seen(out.image.clamp(-1, 1), VolumeOutput(out.features, out.depth, out.alpha)))
+    return seen
 
 
 def _mixed(outside: Tensor, inside: Tensor, mask: Tensor) -> Tensor:

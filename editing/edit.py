@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headlift.editing.directions import Directions, move, row_mask, total
+from headlift.editing.ranges import parse_ranges
 from headlift.editing.styles import shift_styles, style_layers
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.mapping import truncate
@@ -147,8 +148,8 @@ def check_same_base(subject: Subject, other: Subject) -> None:
     parts = [(replace(g.spec, **none), g.state_dict().keys() - {*own_planes(g), REACH}) for g in (first, second)]
     if (first is not second and parts[0] != parts[1]) or (one and two and one != two):
         raise ConfigError(
-            "the two heads were tuned from different generators: nothing in one's latent space means the same in the "
-            "other's. Reconstruct both photos with the same --weights and --method."
+            "the two heads were tuned from different generators, or are rendered differently: nothing in one means the "
+            "same in the other. Reconstruct both photos with the same --weights, --method and --preset."
         )
 
 
@@ -191,12 +192,4 @@ def parse_layers(text: str, count: int) -> tuple[int, ...]:
     Raises:
         ConfigError: it is no such list, or names a layer that does not exist.
     """
-    layers: list[int] = []
-    for part in text.split(","):
-        low, dash, high = part.strip().partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()) or int(high or low) < int(low):
-            raise ConfigError(f"layers {text!r} are not a list like 0-3 or 0,2,5-7")
-        if int(high or low) >= count:
-            raise ConfigError(f"layers {text!r}: this generator has layers 0 to {count - 1}")
-        layers.extend(range(int(low), int(high or low) + 1))
-    return tuple(dict.fromkeys(layers))
+    return tuple(dict.fromkeys(parse_ranges(text, "layers", count)))

@@ -1,7 +1,8 @@
 """Identity drift: how far an edit has taken a head from being the same person.
 
-Each measure is 0 for the same pictures and about 1 for two random heads of the prior, so that numbers of different
-measures can be read alike. Offline there are two stand-ins for a face-recognition network: `features`, the features of
+Each measure is 0 for the same pictures and about 1 for two random heads as the first head's tuned generator shows them,
+so that numbers of different measures can be read alike; these are somewhat more alike than the prior's own, as they
+share what the tuning added. Offline there are two stand-ins for a face-recognition network: `features`, the features of
 the builtin perceptual distance over the head, and `face_shape`, the landmarks of the face, less what the edit is meant
 to move. Neither knows persons: they say how much the head has changed, not whether a friend would notice.
 """
@@ -48,7 +49,7 @@ class Drift:
 
     measure: str
     value: float
-    """0 for the same head, about 1 for two random heads of the prior."""
+    """0 for the same head, about 1 for two random heads of its generator."""
     about: str
     """What it compares, in a few words."""
     stand_in: bool
@@ -122,7 +123,7 @@ def identity_drift(
 
 
 def random_codes(generator: Generator, count: int, seed: int) -> list[Float[Tensor, "1 l w"]]:
-    """Codes of random heads of the prior."""
+    """Codes of random heads."""
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(count, generator.spec.mapping.z_dim, generator=rng).to(generator.w_avg.device)
     return list(generator.mapping(z, None).split(1))

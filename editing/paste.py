@@ -15,6 +15,7 @@ from headlift.editing.regions import Region, soften
 from headlift.eg3d.generator import VolumeOutput
 from headlift.export.images import to_uint8
 from headlift.pose_estimation.crop import cut, inside_photo, paste_back, to_tensor
+from headlift.pose_estimation.warp import warp
 from headlift.values import Camera, Similarity
 
 LARGEST = 1024
@@ -39,9 +40,9 @@ class Pasted:
 
     photo: UInt8[np.ndarray, "h w 3"]
     crop: UInt8[np.ndarray, "s s 3"]
-    """What was laid over."""
+    """What was laid over where the edit changes much."""
     mask: Float[np.ndarray, "s s"]
-    """How much of it: 0 leaves the photo bit for bit as it was."""
+    """How much of the edit there is: 0 leaves the photo bit for bit as it was."""
 
 
 @torch.no_grad()
@@ -54,10 +55,11 @@ def into_photo(
 ) -> Pasted:
     """Lay over the photo what the edit has changed as the photo's camera sees it; with a region, inside it alone.
 
-    Where the edit changes little, its difference is added to the photo, which keeps the photo's detail; where it
-    changes much, the render replaces the photo, in the photo's own tones (what the photo has over the unedited render
-    at coarse scales is added). Priors on white know the head's outline: beyond it the photo's background shows, and
-    where the edited head has become narrower, the background round it is drawn in. Pixels outside the mask stay.
+    Where the edit changes little, its difference is added to the photo's own pixels, which keeps all their detail;
+    where it changes much, the render replaces the photo, in the photo's own tones (what the photo has over the
+    unedited render at coarse scales is added). Priors on white know the head's outline: beyond it the photo's
+    background shows, and where the edited head has become narrower, the background round it is drawn in. Pixels outside
+    the mask stay.
     """
     camera = before.camera
     if before.generator.spec.render.white_background:
@@ -86,13 +88,23 @@ def into_photo(
         was, now = (image - (1 - alpha) * (1 - ground) for image, alpha in ((was, was_alpha), (now, now_alpha)))
     over_head = was_alpha.clamp_min(1e-3)
     tone = soften_channels((whole - was) * over_head, TONE) / soften(over_head, TONE)
-    kept = whole + (now - was)
     replaced = now + tone * now_alpha
-    gone = (was_alpha - now_alpha).clamp(0, 1)
-    laid = kept + share * (replaced - kept)
-    laid = laid + soften(gone, 0.004).clamp(0, 1) * (ground - laid)
-    crop, cover = to_uint8(laid), mask[0, 0].double().cpu().numpy()
-    return Pasted(paste_back(photo, crop, similarity, cover), crop, cover)
+    gone = soften((was_alpha - now_alpha).clamp(0, 1), 0.004).clamp(0, 1)
+    crop = to_uint8(replaced.lerp(ground, gone))
+    cover, over = (part[0, 0].double().cpu().numpy() for part in (mask, mask * torch.maximum(share, gone)))
+    changed = added(photo, (mask * (now - was))[0].permute(1, 2, 0).float().cpu().numpy(), similarity)
+    return Pasted(paste_back(changed, crop, similarity, over), crop, cover)
+
+
+def added(
+    photo: UInt8[np.ndarray, "h w 3"], difference: Float[np.ndarray, "s s 3"], similarity: Similarity
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo with a difference of the crop's colours, in [-1, 1], added to its pixels."""
+    side = len(difference)
+    back = similarity.inverse().matrix
+    matrix = np.concatenate([back[:, :2] / side, back[:, 2:]], axis=1)
+    moved = warp(difference * 127.5, matrix, (photo.shape[1], photo.shape[0]), border="constant")
+    return np.clip(np.rint(photo + moved), 0, 255).astype(np.uint8)
 
 
 def soften_channels(image: Float[Tensor, "1 c s s"], sigma: float) -> Float[Tensor, "1 c s s"]:

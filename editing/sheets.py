@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -39,12 +39,15 @@ def before_after(before: Subject, after: Subject, caption: str) -> UInt8[np.ndar
 
 
 def strip(
-    rows: Sequence[Sequence[tuple[str, Subject]]], camera: Camera, caption: str = ""
+    rows: Iterable[Iterable[tuple[str, Subject]]], camera: Camera, caption: str = ""
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Rows of labelled heads, all seen by one camera; rows must be equally long."""
-    pictures = [view(head, camera) for row in rows for _, head in row]
-    labels = [label for row in rows for label, _ in row]
-    sheet = grid(pictures, labels, columns=len(rows[0]))
+    """Rows of labelled heads, all seen by one camera; rows must be equally long.
+
+    Heads that a row makes as they are asked for are held one at a time.
+    """
+    shown = [[(label, view(head, camera)) for label, head in row] for row in rows]
+    labels, pictures = zip(*(pair for row in shown for pair in row), strict=True)
+    sheet = grid(pictures, labels, columns=len(shown[0]))
     return captioned(sheet, caption) if caption else sheet
 
 

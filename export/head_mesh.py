@@ -129,6 +129,8 @@ def check_mesh(config: MeshConfig, suffixes: Iterable[str]) -> None:
     triangles(config)
     check_views(config)
     check_size(config.texture_size)
+    if config.smooth < 0:
+        raise ConfigError(f"--mesh.smooth must not be negative, but is {config.smooth}.")
     if config.close and config.walls:
         raise ConfigError("--mesh.close and --mesh.walls both make a mesh watertight; choose one of them")
     placement = Placement.of(config, np.zeros((1, 3), np.float32))

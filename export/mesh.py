@@ -72,7 +72,7 @@ def mesh_from_density(
             f"The head has no surface at level {level:g}: its densities go from {low:g} to {high:g}. Choose a level in "
             "between, or leave it out for the automatic rule."
         )
-    field, offset, margin = sigma, 0, 1.5 * cell + box / 256
+    field, offset, rim, margin = sigma, 0, 0, 1.5 * cell + box / 256
     outside = level - 1e3 * max(1.0, high - level)
     if walls:
         field, offset = np.pad(sigma, 1, constant_values=outside), 1
@@ -94,7 +94,7 @@ def mesh_from_density(
     normals = _gradient_normals(torch.from_numpy(sigma), vertices, box)
     flat = face_weighted_normals(vertices, faces)
     unknown = ~(np.abs(normals).sum(axis=1) > 0)
-    if close:
+    if close or walls:
         unknown |= (np.abs(vertices) > box / 2 - (rim + 0.5) * cell).any(axis=1)
     normals[unknown] = flat[unknown]
     return Mesh(vertices.astype(np.float32), faces, normals.astype(np.float32), None, float(level))

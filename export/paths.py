@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ def sway(frames: int, yaw: float = 0.35, pitch: float = 0.2) -> Camera:
     return orbit(yaw * torch.sin(t), pitch * torch.cos(t))
 
 
+PATHS: dict[str, Callable[[int], Camera]] = {"turntable": turntable, "sway": sway}
+"""The ready-made ones, by the names that `VideoConfig.path` and videos have."""
+
+
 def check_video(config: VideoConfig) -> None:
     """Raises ConfigError for settings that give no video."""
     if config.frames < 1 or config.fps < 1 or (config.size is not None and config.size < SMALLEST):
@@ -52,7 +56,7 @@ def check_video(config: VideoConfig) -> None:
 def path_cameras(config: VideoConfig) -> Camera:
     """The cameras of a video's settings. Raises ConfigError when these give no video."""
     check_video(config)
-    return turntable(config.frames) if config.path == "turntable" else sway(config.frames)
+    return PATHS[config.path](config.frames)
 
 
 def read_cameras(path: Path | str) -> Camera:
@@ -151,22 +155,29 @@ def _camera(path: Path, number: int, entry: Any) -> Camera:
         if "yaw" not in entry or unknown or not numeric:
             what = f"unknown {', '.join(unknown)}" if unknown else "yaw is missing, or a value is not a number"
             raise ConfigError(f"{path}: camera {number}: {what}. A camera may have {', '.join(_FIELDS)}.")
+        radius = float(entry.get("radius", FFHQ_RADIUS))
         pivot = tuple(float(entry.get(axis, usual)) for axis, usual in zip("xyz", WHOLE_HEAD_PIVOT, strict=True))
-        return orbit(
-            math.radians(entry["yaw"]),
-            math.radians(entry.get("pitch", 0.0)),
-            radius=float(entry.get("radius", FFHQ_RADIUS)),
-            pivot=pivot,
-            focal=float(entry.get("focal", WHOLE_HEAD_FOCAL)),
-        )
+        focal = float(entry.get("focal", WHOLE_HEAD_FOCAL))
+        yaw, pitch = (math.radians(entry.get(name, 0.0)) for name in ("yaw", "pitch"))
+        camera = orbit(yaw, pitch, radius, pivot, focal)
+        if radius <= 0 or not _is_camera(camera):
+            raise ConfigError(
+                f"{path}: camera {number}: radius and focal must be above 0, and it cannot look at its own place."
+            )
+        return camera
     if isinstance(entry, list) and len(entry) == 25 and all(isinstance(v, int | float) for v in entry):
         camera = Camera.from_label(torch.tensor(entry, dtype=torch.float32)[None])
-        rotation = camera.rotation[0]
-        proper = torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-2) and float(torch.det(rotation)) > 0
-        if not (bool(torch.isfinite(camera.label).all()) and proper and float(camera.intrinsics[0, 0, 0]) > 0):
+        if not _is_camera(camera):
             raise ConfigError(f"{path}: camera {number}: these 25 numbers are no camera (rotation or focal is off).")
         return camera
     raise ConfigError(
         f"{path}: camera {number} is neither 25 numbers (cam2world row by row, then intrinsics) nor a table with yaw "
         "and pitch in degrees."
     )
+
+
+def _is_camera(camera: Camera) -> bool:
+    """Whether one camera has finite numbers, a proper rotation and a focal length."""
+    rotation = camera.rotation[0]
+    proper = torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-2) and float(torch.det(rotation)) > 0
+    return bool(torch.isfinite(camera.label).all()) and proper and float(camera.intrinsics[0, 0, 0]) > 0

@@ -206,8 +206,8 @@ def load_lpips(backbone: Literal["alex", "vgg"], folders: Sequence[Path], device
         WeightsError: the backbone's file is in none of the folders, or holds something else.
     """
     name, prefix = BACKBONES[backbone]
-    found = [path for folder in folders if folder.is_dir() for path in sorted(folder.glob(f"{prefix}*.pth"))]
-    if not found:
+    found = find_backbone(backbone, folders)
+    if found is None:
         raise WeightsError(
             f"the perceptual distance 'lpips' needs the weights of {name} ({prefix}*.pth), which are in none of "
             f"{', '.join(map(str, folders))}. Run `headlift weights fetch {name}`, or use --perceptual builtin, "
@@ -218,17 +218,23 @@ def load_lpips(backbone: Literal["alex", "vgg"], folders: Sequence[Path], device
     net = lpips.LPIPS(net=backbone, pnet_rand=True, verbose=False)
     state = net.net.state_dict()
     try:
-        stored = torch.load(found[0], map_location="cpu", weights_only=True)
+        stored = torch.load(found, map_location="cpu", weights_only=True)
         for key in state:
             _, layer, kind = key.split(".")
             state[key] = stored[f"features.{layer}.{kind}"]
         net.net.load_state_dict(state)
     except UNREADABLE as error:
         raise WeightsError(
-            f"{found[0]} does not hold the weights of {name} ({str(error)[:200]}). Delete it and run `headlift weights "
+            f"{found} does not hold the weights of {name} ({str(error)[:200]}). Delete it and run `headlift weights "
             f"fetch {name}`."
         ) from None
     return Lpips(net.eval().requires_grad_(False).to(device), backbone)
+
+
+def find_backbone(backbone: Literal["alex", "vgg"], folders: Sequence[Path]) -> Path | None:
+    """A backbone's file, from the first folder that has it; None where none has."""
+    files = (path for folder in folders for path in sorted(folder.glob(f"{BACKBONES[backbone][1]}*.pth")))
+    return next(files, None)
 
 
 def backbone_folders() -> tuple[Path, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from headlift import cli
-from headlift.config import PoseConfig
+from headlift import batch, cli
+from headlift.config import PoseConfig, output_folder
 from headlift.poses import pose_folder
 
 
@@ -312,6 +313,48 @@ def test_pose_of_a_folder_is_a_dataset(photo: Path, tmp_path: Path, capsys: pyte
     assert "already there" in fails(capsys, "pose", folder, "--out", tmp_path / "set")
     assert cli.run(["pose", str(folder), "--out", str(tmp_path / "more"), "--quiet"]) == 0
     assert "broken.jpg" in capsys.readouterr().err
+
+
+def test_a_folder_of_poses_that_is_made_anew_keeps_no_crop_without_a_label(tmp_path: Path) -> None:
+    folder, out, overlays = tmp_path / "photos", tmp_path / "set", tmp_path / "set-overlay"
+    for place in (folder, out, overlays):
+        place.mkdir()
+    (folder / "broken.jpg").write_text("no picture")
+    for file in (out / "old.png", overlays / "old.png", out / "mine.txt", tmp_path / "outside.png"):
+        file.write_text("")
+    (out / "dataset.json").write_text(json.dumps({"labels": [["old.png", []], ["../outside.png", []], ["..", []]]}))
+    assert pose_folder(folder, out, PoseConfig(), True, cli.ignore, cli.ignore) == (0, 1)
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    assert not any(overlays.iterdir())
+    assert (tmp_path / "outside.png").exists()
+
+
+def test_results_of_a_folder_have_its_whole_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "photos.2024"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for given in (Path(), folder):
+        assert output_folder(given, "-pose") == Path("out/photos.2024-pose")
+    assert output_folder(Path("anna.2024.jpg")) == Path("out/anna.2024")
+
+
+def test_names_in_tables_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.show_table([["photo", "[why]"], ["anna [final].jpg", "no [/usr/lib]"]])
+    shown = capsys.readouterr().out
+    for text in ("[why]", "anna [final].jpg", "no [/usr/lib]"):
+        assert text in shown
+
+
+def test_a_batch_that_was_interrupted_ends_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "a.png", astronaut())
+
+    def interrupted(*given: object) -> tuple[batch.Row, ...]:
+        signal.raise_signal(signal.SIGINT)
+        return (batch.Row("a.png", "a", "skipped"), batch.Row("b.png", "b", "stopped"))
+
+    monkeypatch.setattr(batch, "run_batch", interrupted)
+    assert cli.run(["batch", str(tmp_path), "--out", str(tmp_path / "out"), "--quiet"]) == 130
+    assert (tmp_path / "out" / "batch.csv").exists()
 
 
 def test_what_a_folder_has_given_is_kept_when_it_is_stopped(

@@ -16,17 +16,20 @@ import torch
 from small_networks import solid_generator
 
 from headlift import direction_files
-from headlift.config import DirectionImportConfig, LearnConfig
+from headlift.config import DirectionImportConfig, LearnConfig, preset
 from headlift.direction_files import fit_to, import_into, learn_into, read_labels, read_vectors, report, user_scorer
 from headlift.editing import discover
 from headlift.editing.directions import load_directions, save_directions
 from headlift.editing.discover import along, boundaries, conditional, entanglement, linear_svm, pca, regression, sefa
 from headlift.editing.effects import face_measures
 from headlift.editing.styles import affine, style_layers
+from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.pickles import Limits, read_tensors
 from headlift.errors import CheckpointError, ConfigError, DataError, HeadliftError, OutputError
 from headlift.generate import codes_of_seeds
+from headlift.head import Head, write_head
+from headlift.values import Similarity
 
 SHA = "ab" * 32
 
@@ -250,6 +253,33 @@ def test_damaged_labels_are_refused(base: Generator, tmp_path: Path, name: str, 
         read_labels(tmp_path / name, base, SHA)
 
 
+def test_columns_that_nobody_asked_for_are_not_looked_at(base: Generator, tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("head,seed,who,age\na.safetensors,1,Ann,30\nb.safetensors,2,Ben,40\n")
+    _, scores = read_labels(path, base, SHA, ("age",))
+    assert scores == {"age": [30.0, 40.0]}
+    with pytest.raises(DataError, match=r"row 1, column 'who': 'Ann' is no number"):
+        read_labels(path, base, SHA)
+    with pytest.raises(DataError, match=r"no column 'aeg'; there are: who, age"):
+        read_labels(path, base, SHA, ("aeg",))
+
+
+def test_labels_of_heads_are_read_with_the_generator_that_is_loaded(base: Generator, tmp_path: Path) -> None:
+    crop, nowhere = np.zeros((8, 8, 3), np.uint8), Similarity(np.eye(2, 3))
+    ws = normal(base.num_ws, 8)[None]
+    for name, sha256 in (("a", SHA), ("b", "cd" * 32)):
+        head = Head(base, ws, orbit(0.0, 0.0), crop, crop[..., 0], nowhere, preset("fast"), "moved", sha256)
+        write_head(tmp_path / f"{name}.safetensors", head, base)
+    path = tmp_path / "labels.csv"
+    path.write_text("head,age\na.safetensors,30\n")
+    codes, _ = read_labels(path, base, SHA)
+    torch.testing.assert_close(codes, ws.mean(1))
+    for row, words in (("b.safetensors", "tuned from a generator with sha256 cdcd"), ("", "row 1 has no 'head'")):
+        path.write_text(f"head,age\n{row},30\n")
+        with pytest.raises(HeadliftError, match=words):
+            read_labels(path, base, SHA)
+
+
 def test_an_attribute_may_be_missing_in_some_rows(base: Generator, tmp_path: Path) -> None:
     path = tmp_path / "labels.json"
     path.write_text('[{"seed": 1, "one": 2}, {"seed": 2, "one": 3, "other": 4}]')
@@ -352,7 +382,12 @@ def test_imported_directions_are_kept_as_they_were(base: Generator, tmp_path: Pa
     torch.testing.assert_close(found.entanglement.diagonal(), torch.ones(2))
     torch.save({"glasses": vectors[:1]}, tmp_path / "g.pt")
     import_into(tmp_path / "g.pt", tmp_path / "g.safetensors", DirectionImportConfig(weights="some"))
-    assert load_directions(tmp_path / "g.safetensors").licence == "that of its source"
+    found = load_directions(tmp_path / "g.safetensors")
+    assert found.names == ("glasses",)
+    assert found.licence == "that of its source"
+    torch.save([torch.ones(layer.width) for layer in style_layers(base)], tmp_path / "hat.pt")
+    import_into(tmp_path / "hat.pt", tmp_path / "h.safetensors", DirectionImportConfig(weights="some"))
+    assert load_directions(tmp_path / "h.safetensors").names == ("hat",)
     with pytest.raises(ConfigError, match="1 names were given"):
         import_into(tmp_path / "mine.npy", tmp_path / "x.safetensors", DirectionImportConfig("some", ("one",)))
 

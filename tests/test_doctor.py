@@ -96,6 +96,33 @@ def test_a_missing_generator_and_codec_are_faults(monkeypatch: pytest.MonkeyPatc
     assert "pip install" in check.remedy
 
 
+@pytest.mark.parametrize(
+    ("check", "loads"),
+    [
+        (doctor._guides, "headlift.invert.side_net.load_side_net"),
+        (doctor._directions, "headlift.editing.directions.load_directions"),
+        (doctor._head_model, "headlift.pose_estimation.head_model.load_head_model"),
+        (doctor._viewer, "headlift.export.report.viewer_script"),
+        (doctor._heic, "PIL.Image.open"),
+    ],
+)
+def test_what_cannot_be_loaded_is_a_fault(check: Any, loads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check().ok
+
+    def damaged(*given: object) -> None:
+        raise OSError("it is cut off")
+
+    monkeypatch.setattr(loads, damaged)
+    found = doctor._guarded("it", True, check)
+    assert not found.ok
+    assert "it is cut off" in found.found
+
+
+def test_a_gradio_that_does_not_import_is_no_web_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert not doctor._app().ok
+
+
 def test_an_unsuitable_python_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 13, 0, "final", 0))
     assert not doctor._python().ok

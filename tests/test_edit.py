@@ -25,7 +25,7 @@ from headlift.editing.styles import shift_styles, style_layers, styles
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.own_planes import OWN, SIDES, with_own_planes
-from headlift.errors import CheckpointError, ConfigError, HeadliftError, OutputError
+from headlift.errors import CheckpointError, ConfigError, HeadliftError, OutputError, PhotoError
 from headlift.head import Head, load_head, write_head
 from headlift.invert.perceptual import load_builtin
 from headlift.pose_estimation.crop import cut, to_tensor
@@ -208,7 +208,7 @@ def test_words_of_the_command_line() -> None:
     for words in (["age"], ["age=much"], ["age=1", "age=2"]):
         with pytest.raises(ConfigError):
             parse_amounts(words)
-    for text in ("", "3-1", "a", "0-4", "-1"):
+    for text in ("", "3-1", "a", "0-4", "-1", "\u00b2", "0-\u00b2", "9" * 5000):
         with pytest.raises(ConfigError, match="layers"):
             parse_layers(text, 4)
     assert edits.parse_colour("#ff0080") == (1.0, 0.0, 128 / 255)
@@ -270,6 +270,8 @@ def test_sheets_have_their_places() -> None:
     assert sheet.shape[0] > 2 * 32 + 4
     assert sheet.shape[1] == 4 * 32 + 3 * 4
     assert strip([[("a", one), ("b", two)]], one.camera).shape == (32, 2 * 32 + 4, 3)
+    made = ((("a", one) for _ in range(3)) for _ in range(2))  # as they are asked for
+    assert strip(made, one.camera).shape == (2 * 32 + 4, 3 * 32 + 2 * 4, 3)
     plain = np.zeros((10, 300, 3), np.uint8)
     assert (captioned(plain, "word")[:10] == plain).all()
     assert captioned(plain, "word " * 60).shape[0] > captioned(plain, "word").shape[0]
@@ -346,6 +348,12 @@ def test_mixing_and_interpolation_through_the_verb(files: Path) -> None:
         (EditConfig(move=("age=1",), into_photo=Path("nowhere.jpg")), "no such file"),
         (EditConfig(truncation=0.5, frames=1), "at least 2 frames"),
         (EditConfig(layers="0", mix=Path("x")), "neither is asked for"),
+        (EditConfig(move=("age=1",), mix_layers="0"), "--mix-layers means nothing without --mix"),
+        (EditConfig(move=("age=1",), share=0.7), "--share means nothing without --towards"),
+        (EditConfig(move=("age=1",), color_strength=0.1), "--color-strength means nothing without --color"),
+        (EditConfig(truncation=math.nan), "--truncation is nan"),
+        (EditConfig(towards=Path("x"), share=math.inf), "--share is inf"),
+        (EditConfig(region="nose", color="#ff0000", color_strength=math.nan), "--color-strength is nan"),
     ],
 )
 def test_bad_requests_end_in_a_message_and_write_nothing(files: Path, config: EditConfig, words: str) -> None:
@@ -400,6 +408,53 @@ def test_what_is_painted_over_crop_or_photo_is_told_apart_where_both_have_one_si
     wanted = painted if over == "crop" else cut(painted, similarity, side)
     found = edits.painted_crop(tmp_path / "painted.png", cropped)
     torch.testing.assert_close(found, to_tensor(wanted))
+
+
+def textured(side: int, seed: int = 0) -> np.ndarray:
+    cells = np.random.default_rng(seed).integers(0, 255, (9, 9, 3), np.uint8)
+    return np.asarray(Image.fromarray(cells).resize((side, side)))
+
+
+def test_a_crop_that_was_painted_in_another_size_is_taken_and_another_picture_refused(tmp_path: Path) -> None:
+    cropped, path = replace(stored_head(1), image=textured(32)), tmp_path / "painted.png"
+    painted = Image.fromarray(cropped.image)
+    painted.paste((255, 0, 0), (8, 8, 20, 20))
+    painted.resize((128, 128)).save(path)
+    assert float((edits.painted_crop(path, cropped) - to_tensor(np.asarray(painted))).abs().mean()) < 0.02
+    Image.fromarray(textured(32, 1)).save(path)
+    with pytest.raises(PhotoError, match="neither this head's crop nor its photo"):
+        edits.painted_crop(path, cropped)
+
+
+def test_an_edit_goes_back_into_its_own_photo_alone(files: Path) -> None:
+    base, photo = solid_generator(neural_resolution=16), textured(96)
+    similarity = Similarity(np.array([[1 / 60, 0.0, -0.3], [0.0, 1 / 60, -0.2]]))
+    shown = replace(stored_head(1), image=cut(photo, similarity, 32), similarity=similarity)
+    write_head(files / "three" / "head.safetensors", shown, base)
+    config = EditConfig(move=("age=1",), directions=files / "d.safetensors", into_photo=files / "photo.png")
+    for other in (textured(48), textured(96, 1), shown.image):
+        Image.fromarray(other).save(files / "photo.png")
+        with pytest.raises(PhotoError, match="not the photo that this head was made of"):
+            edits.edit_head(files / "three", files / "out", config)
+    assert not (files / "out").exists()
+    Image.fromarray(photo).save(files / "photo.jpg", quality=60)
+    assert edits.photo_of(files / "photo.jpg", shown).shape == photo.shape
+
+
+def test_a_mask_is_white_on_black_or_on_an_empty_layer(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    wanted = torch.zeros(1, 1, 32, 32)
+    wanted[..., 4:12, 8:24] = 1
+    for ground in ((0, 0, 0, 255), (0, 0, 0, 0), (255, 255, 255, 0)):
+        layer = Image.new("RGBA", (32, 32), ground)
+        layer.paste((255, 255, 255, 255), (8, 4, 24, 12))
+        layer.save(path)
+        assert torch.equal(edits.read_mask(path), wanted)
+    painted = Image.fromarray(textured(32))
+    painted.paste((255, 255, 255), (8, 4, 24, 12))
+    painted.save(path)
+    with pytest.raises(ConfigError, match=r"black or white in \d+ % of its pixels only"):
+        edits.read_mask(path)
 
 
 def test_a_region_that_was_painted_over_something_else_than_the_crop_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_networks import solid_generator
 
+from headlift.editing import paste
 from headlift.editing.carry import (
     change_inside_and_outside,
     goal_of_colour,
@@ -26,6 +27,7 @@ from headlift.errors import ConfigError, FaceError
 from headlift.export.images import to_uint8
 from headlift.invert.follow import follow
 from headlift.invert.perceptual import load_builtin
+from headlift.pose_estimation import warp
 from headlift.pose_estimation.crop import paste_back
 from headlift.values import Camera, Similarity
 
@@ -136,6 +138,16 @@ def test_a_region_edit_changes_inside_at_least_three_times_as_much_as_outside() 
     assert inside > 2 * outside
 
 
+def test_planes_of_a_head_are_made_once_for_all_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = head()
+    after = replace(before, ws=before.ws + 1.5)
+    region = painted_region(left_half(), before)
+    planes, made = before.generator.planes, []
+    monkeypatch.setattr(before.generator, "planes", lambda ws: made.append(ws) or planes(ws))
+    goal_of_edit(before, after, region, whole=True)
+    assert [id(ws) for ws in made] == [id(before.ws), id(after.ws)]
+
+
 def test_a_goal_without_change_leaves_the_head_as_it_is() -> None:
     before = head()
     goal = goal_of_edit(before, before, painted_region(left_half(), before))
@@ -198,6 +210,19 @@ def test_with_a_region_nothing_outside_it_is_laid_over() -> None:
     assert whole.mask[:, right].max() > 0.5
     assert left.mask[:, right].max() == 0
     assert left.mask[:, : side // 2].max() > 0.5
+
+
+def test_where_little_changes_the_photo_keeps_detail_finer_than_the_crop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paste, "LARGEST", 64)
+    before, after = head(), head()
+    after.generator.superresolution.block1.torgb.bias.add_(0.08)  # half way from unchanged to replaced, all over
+    similarity = Similarity(np.array([[1 / 256, 0.0, -0.1], [0.0, 1 / 256, -0.1]]))
+    photo = np.random.default_rng(0).integers(80, 160, (300, 300, 3)).astype(np.uint8)
+    laid = into_photo(photo, similarity, before, after).photo.astype(np.float32)
+    inside = soften(torch.from_numpy(laid - photo).mean(2)[None, None], 0.02)[0, 0].numpy() > 3
+    assert inside.mean() > 0.2
+    was, now = ((x - warp.blur(x, 2.0))[inside].ravel() for x in (photo.astype(np.float32), laid))
+    assert np.polyfit(was, now, 1)[0] > 0.7
 
 
 def test_pixels_outside_the_mask_stay_bit_for_bit_and_the_edit_is_seen_inside() -> None:

@@ -14,10 +14,10 @@ from torch import Tensor
 from headlift.config import MeshConfig
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.density import grid_axis
-from headlift.errors import MeshError
+from headlift.errors import ConfigError, MeshError
 from headlift.export.clean import simplify
 from headlift.export.color import linear_to_srgb, srgb_to_linear
-from headlift.export.head_mesh import extract_mesh, grid_density
+from headlift.export.head_mesh import check_mesh, extract_mesh, grid_density
 from headlift.export.level import automatic_level, first_crossings
 from headlift.export.mesh import Mesh, face_weighted_normals, mesh_from_density
 from headlift.export.raster import rasterise
@@ -101,6 +101,14 @@ def test_walls_are_cut_or_kept(faded: bool) -> None:
     top, bottom = 0.1, (-0.5 if not faded else -0.5 + 0.5 / 63)
     assert volume(kept) == pytest.approx(math.pi * 0.04 * (top - bottom), rel=2e-2)
     assert kept.vertices.min() >= -0.5
+    floor = (kept.vertices[:, 1] < bottom + 1e-3) & (np.hypot(kept.vertices[:, 0], kept.vertices[:, 2]) < 0.18)
+    assert kept.normals[floor, 1].max() < -0.99
+
+
+def test_bad_settings_are_refused_before_a_head_is_made() -> None:
+    for config, words in ((MeshConfig(smooth=-3), "--mesh.smooth"), (MeshConfig(close=True, walls=True), "choose one")):
+        with pytest.raises(ConfigError, match=words):
+            check_mesh(config, ())
 
 
 @pytest.mark.parametrize("level", [-5.0, 5.0])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_networks import solid_generator
 
 from headlift import generate
-from headlift.config import GenerateConfig
+from headlift.config import GenerateConfig, MeshConfig
 from headlift.editing.mix import style_mix, walk
 from headlift.errors import ConfigError
 from headlift.generate import parse_seeds
@@ -39,6 +41,7 @@ def test_seeds() -> None:
         ({"mix": "1", "mix_layer": -1}, "--mix-layer is -1"),
         ({"yaw": ()}, "--yaw"),
         ({"seeds": "\u00b2"}, "seeds"),
+        ({"meshes": ("gbl",)}, "unknown mesh format 'gbl'"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused_before_a_generator_is_loaded(
@@ -52,6 +55,18 @@ def test_numbers_that_cannot_be_are_refused_before_a_generator_is_loaded(
         generate.generate_into(tmp_path, GenerateConfig(**changed))
     with pytest.raises(AssertionError, match="loaded"):
         generate.generate_into(tmp_path, GenerateConfig(frames=-1))
+
+
+def test_meshes_of_random_heads_carry_their_licence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(generate, "load_generator", lambda name, device: (solid_generator(), "ab" * 32))
+    mesh = MeshConfig(resolution=24, colors=False)
+    config = GenerateConfig(seeds="3", weights="mine/cats.safetensors", meshes=("glb",), mesh=mesh, device="cpu")
+    generate.generate_into(tmp_path, config)
+    data = (tmp_path / "seed0003.glb").read_bytes()
+    about = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])["asset"]["extras"]["headlift"]
+    assert about["weights"] == "cats.safetensors"
+    assert about["weights_sha256"] == "ab" * 32
+    assert about["licence"] == "that of its weights"
 
 
 def test_a_layer_that_does_not_exist_is_refused_before_anything_is_rendered(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ import torch
 from official_files import official_file
 from small_networks import SPEC, picture, random_discriminator, random_generator
 
-from headlift import weights
+from headlift import cli, weights
 from headlift.config import FRAME
 from headlift.eg3d.checkpoint import load_checkpoint, load_discriminator, read_metadata, save_checkpoint
 from headlift.errors import CheckpointError, OutputError, WeightsError
+from headlift.head import save_state
+from headlift.invert.result import InversionState
 from headlift.weights import (
     EMBEDDED,
     fetch,
@@ -55,6 +57,15 @@ def test_a_generator_is_loaded_by_path_and_by_name(tmp_path: Path, cache: Path) 
         assert not any(p.requires_grad for p in loaded.parameters())
         assert sha256 == hashlib.sha256(find_generator(name).read_bytes()).hexdigest()
         assert torch.equal(picture(loaded), picture(original))
+
+
+def test_a_folder_does_not_hide_a_generator_of_its_name(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(cache / "cats.safetensors", random_generator())
+    (tmp_path / "cats").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_generator("cats") == cache / "cats.safetensors"
 
 
 def test_a_missing_generator_says_how_to_get_it(tmp_path: Path, cache: Path) -> None:
@@ -265,6 +276,21 @@ def test_verify_reads_every_number(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="not finite"):
         verify(path)
+
+
+def test_verify_says_what_a_file_of_headlifts_is_that_holds_no_network_of_its_own(tmp_path: Path) -> None:
+    save_state(tmp_path / "state.safetensors", InversionState("latent", 1, {"code": torch.zeros(1)}))
+    with pytest.raises(CheckpointError, match="is a headlift inversion state 1, not the weights"):
+        verify(tmp_path / "state.safetensors")
+
+
+def test_verify_counts_no_parameters_that_it_has_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch, "http://127.0.0.1:9/net.pth", SHA256)
+    (tmp_path / "net.pth").write_bytes(CONTENT)
+    assert cli.run(["weights", "verify", str(tmp_path / "net.pth")]) == 0
+    assert "net.pth: net, licence BSD" in capsys.readouterr().out
 
 
 def test_the_command_line_refuses_a_hostile_file_in_one_line(tmp_path: Path) -> None:
