@@ -508,10 +508,8 @@ def test_a_head_discarded_while_it_is_written_leaves_nothing(desk: Desk, visitor
     assert set(desk.visitors.folder(visitor).iterdir()) == there
 
 
-def test_what_cost_least_makes_room(
-    desk: Desk, visitor: str, random_head: tuple[str, Kept], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    head = desk.shelf.read(random_head[1].file)
+def test_what_cost_least_makes_room(desk: Desk, visitor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = desk.shelf.read(desk.random_head(desk.visitors.enter(None), seed=6).file)
     monkeypatch.setattr("headlift.app.desk.MOST_KEPT", 3)
     monkeypatch.setattr(desk.shelf, "read", lambda path: head)
     monkeypatch.setattr("headlift.app.views.HeadView.jpeg", lambda *asked: b"")
