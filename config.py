@@ -173,8 +173,8 @@ class TuningConfig:
     back_steps: int = 0
     """Steps of a second tuning, of planes for sides and back of the head alone; for priors that draw heads on white."""
     fine_steps: int = 0
-    """Steps of a last tuning, of the photo's plane and super-resolution alone, after which the head is rendered as
-    finely as super-resolution takes it; for priors that render less."""
+    """Steps of a last tuning, of the photo's plane and super-resolution alone, at full resolution; for priors of which
+    rays share the coarse samples of a smaller picture. All steps before it are at that one's."""
 
 
 @dataclass(frozen=True)

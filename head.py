@@ -27,7 +27,6 @@ from headlift.config import ReconstructConfig, from_table, to_table
 from headlift.eg3d.composite import CompositeGenerator, OuterSpec, compose
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.own_planes import BACK, OWN, REACH, own_planes, with_own_planes
-from headlift.eg3d.spec import GeneratorSpec
 from headlift.errors import CheckpointError, ConfigError, HeadFileError, WeightsError
 from headlift.export.files import atomic_path
 from headlift.invert.preview import pixels
@@ -39,8 +38,6 @@ HEAD = "head.safetensors"
 FORMAT = "headlift head 1"
 STATE_FORMAT = "headlift inversion state 1"
 DELTA, SCALE = "delta.", "scale."
-RENDERED = "rendered"
-"""At what resolutions a head is rendered, where they are not its base's: `GeneratorSpec.rendered_at`."""
 Loader = Callable[[str, torch.device | str], tuple[Generator, str]]
 """From a generator's name or file and a device to it and its file's sha256 (`headlift.weights.load_generator`)."""
 
@@ -126,9 +123,6 @@ def write_head(path: Path | str, head: Head, base: Generator) -> None:
     if isinstance(head.generator, CompositeGenerator):
         about["outer"] = head.generator.outer.to_dict()
     about |= dict.fromkeys(own_planes(head.generator), True)
-    spec = head.generator.spec
-    if spec.neural_resolution != base.spec.neural_resolution:
-        about[RENDERED] = {"side": spec.neural_resolution, "coarse": spec.render.coarse_resolution}
     _write(path, tensors, FORMAT, about)
 
 
@@ -178,7 +172,6 @@ def load_head(
         outer = OuterSpec.from_dict(about["outer"]) if "outer" in about else None
         if outer:
             outer.check({name.removeprefix(DELTA): tuple(value.shape) for name, value in tensors.items()})
-        rendered = {name: None if side is None else int(side) for name, side in about.get(RENDERED, {}).items()}
     except (CheckpointError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ConfigError) as error:
         raise HeadFileError(f"{path} is damaged or was written by another headlift: {error}. Make it anew.") from None
     base = load_base(Path(path), weights or name, sha256, device, loader)
@@ -188,8 +181,6 @@ def load_head(
         if about.get(BACK) and DELTA + REACH not in tensors:
             raise HeadFileError(f"{path} was written by an earlier headlift. Reconstruct the photo again.")
         generator = with_own_planes(base, *(name for name in OWN if about.get(name)))
-        if rendered:
-            generator.spec = _rendered(Path(path), generator.spec, **rendered)
     generator.load_state_dict(unpack_changes(Path(path), generator.state_dict(), tensors))
     if tuple(ws.shape) != (1, generator.num_ws, generator.spec.mapping.w_dim):
         raise HeadFileError(f"{path} holds a code of shape {tuple(ws.shape)}, which its base generator does not take.")
@@ -307,12 +298,6 @@ def _write(path: Path | str, tensors: Mapping[str, Tensor], kind: str, about: Ma
     stored = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(stored, temporary, {"format": kind, "about": json.dumps(about)})
-
-
-def _rendered(path: Path, spec: GeneratorSpec, side: int | None = None, coarse: int | None = None) -> GeneratorSpec:
-    if side is None or not 0 < side <= spec.superres.input_resolution or (coarse is not None and coarse < 1):
-        raise HeadFileError(f"{path} is damaged: it cannot be rendered at {side} pixels, {coarse} of them coarse.")
-    return spec.rendered_at(side, coarse)
 
 
 def _read(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -148,8 +148,8 @@ def check_same_base(subject: Subject, other: Subject) -> None:
     parts = [(replace(g.spec, **none), g.state_dict().keys() - {*own_planes(g), REACH}) for g in (first, second)]
     if (first is not second and parts[0] != parts[1]) or (one and two and one != two):
         raise ConfigError(
-            "the two heads were tuned from different generators, or are rendered differently: nothing in one means the "
-            "same in the other. Reconstruct both photos with the same --weights, --method and --preset."
+            "the two heads were tuned from different generators: nothing in one's latent space means the same in the "
+            "other's. Reconstruct both photos with the same --weights and --method."
         )
 
 

@@ -240,7 +240,7 @@ class GeneratorSpec:
         return 2 * len(self.backbone.channels)
 
     def rendered_at(self, side: int, coarse: int | None = None) -> GeneratorSpec:
-        """The same, rendered at `side` pixels, with the coarse samples of so many (`RenderSpec.coarse_resolution`)."""
+        """The same rendered at `side` pixels, with the coarse samples of `coarse` (`RenderSpec.coarse_resolution`)."""
         render = replace(self.render, coarse_resolution=coarse)
         return replace(self, neural_resolution=side, render=render)
 

@@ -43,6 +43,8 @@ from headlift.values import Step
 def best(task: Task) -> Generator[Step, None, Inversion]:
     """Code and camera together, pivotal tuning under the guard, the planes for sides and back, then a finer picture;
     yields every step, returns the head."""
+    spec = task.generator.spec
+    task = replace(task, generator=fine.as_rendered(task.generator, fine.coarser(spec)))
     device = next(task.generator.parameters()).device
     pivot = yield from find_latent(task, load_distance(task.config.perceptual, "latent", device), beside(task))
     distance = load_distance(task.config.perceptual, "tuning", device)
@@ -67,7 +69,7 @@ def best(task: Task) -> Generator[Step, None, Inversion]:
         if tuned is None:
             tuned = yield from tune(task, start, distance, rng, guard(task, pivot, around, rng))
         tuned = yield from back.tune_back(task, pivot, tuned, sides, around, distance)
-    tuned = yield from fine.tune_fine(task, pivot, tuned, distance)
+    tuned = yield from fine.tune_fine(task, pivot, tuned, distance, spec)
     return conclude(task, pivot, tuned)
 
 

@@ -1,10 +1,10 @@
-"""The last stage of `best`: the head rendered as finely as super-resolution can take it.
+"""The last stage of `best`: the head as finely as its prior is rendered.
 
-The embedded prior renders 64 pixels a side and spreads them over the 128 that its super-resolution takes; published
-generators of 64 do the same. A tuned head knows more than these show: its own plane for the photo has a number for each
-of 128 texels. So at the end the head is rendered at 128, with the rays' coarse samples still at 64
-(`eg3d/shared_look.py`), and that plane and super-resolution learn to show the photo that way. Eyes, brows and outlines
-come out sharper, in the photo's view and from beside; all else stays as it is.
+A prior whose rays share the coarse samples of a smaller picture (`RenderSpec.coarse_resolution`) is searched and tuned
+as that smaller picture, for a fraction of the time. A head so tuned knows more than it shows: its own plane for the
+photo has a number for each texel. So at the end it is rendered at full resolution, and that plane and super-resolution
+learn to show the photo that way. Eyes, brows and outlines come out sharper, in the photo's view and from beside; all
+else stays as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import nn
 
 from headlift.eg3d.generator import Generator as Eg3d
 from headlift.eg3d.own_planes import PHOTO
+from headlift.eg3d.spec import GeneratorSpec
 from headlift.invert.latent import Pivot
 from headlift.invert.perceptual import Distance
 from headlift.invert.task import Task, no_terms
@@ -28,13 +29,15 @@ RAMPDOWN = 0.4
 """Share of the steps over which the rate falls."""
 
 
-def tune_fine(task: Task, pivot: Pivot, tuned: Tuned, distance: Distance) -> Generator[Step, None, Tuned]:
-    """Tune the photo's plane and the super-resolution of a tuned generator that is rendered finer than before; yields
-    each step, returns that generator. As it was, if it is rendered that finely already."""
+def tune_fine(
+    task: Task, pivot: Pivot, tuned: Tuned, distance: Distance, spec: GeneratorSpec
+) -> Generator[Step, None, Tuned]:
+    """Render a tuned generator as finely as `spec` says, and tune the photo's plane and super-resolution to that;
+    yields each step, returns that generator. Nothing is tuned where it is rendered so already."""
     steps = task.config.tuning.fine_steps
-    finer = rendered_finer(tuned.generator)
-    if not steps or finer is None or not task.config.tuning.steps or tuned.stopped:
-        return tuned
+    finer = as_rendered(tuned.generator, spec)
+    if not steps or finer is tuned.generator or not task.config.tuning.steps or tuned.stopped:
+        return replace(tuned, generator=finer)
     done = yield from tune(
         task,
         replace(pivot, generator=finer),
@@ -50,15 +53,19 @@ def tune_fine(task: Task, pivot: Pivot, tuned: Tuned, distance: Distance) -> Gen
     return done if done.stopped else replace(done, reason=f"{tuned.reason}, and {steps} for a finer picture")
 
 
-def rendered_finer(generator: Eg3d) -> Eg3d | None:
-    """A copy that is rendered at the resolution its super-resolution takes; None if it is so already."""
-    spec = generator.spec
-    if spec.neural_resolution >= spec.superres.input_resolution:
-        return None
-    finer = copy.deepcopy(generator)
-    coarse = spec.neural_resolution if spec.render.importance_samples else None
-    finer.spec = spec.rendered_at(spec.superres.input_resolution, coarse)
-    return finer
+def coarser(spec: GeneratorSpec) -> GeneratorSpec:
+    """As the smaller picture whose rays are shared; the same where none are."""
+    return spec.rendered_at(spec.render.coarse_resolution or spec.neural_resolution)
+
+
+def as_rendered(generator: Eg3d, like: GeneratorSpec) -> Eg3d:
+    """The generator rendered as finely as `like` says; itself if it is so already. They share their parameters."""
+    spec = generator.spec.rendered_at(like.neural_resolution, like.render.coarse_resolution)
+    if spec == generator.spec:
+        return generator
+    other = copy.copy(generator)
+    other.spec = spec
+    return other
 
 
 def of_the_picture(generator: Eg3d) -> dict[str, nn.Parameter]:

@@ -20,6 +20,9 @@ PART = 15 * 2**20
 def ship(run: Path, file: Path) -> str:
     """Write the running mean of a run's weights in half precision, with what it is; returns the file's sha256.
 
+    Training renders no more than it can afford. What ships is rendered as finely as super-resolution takes it, with the
+    coarse samples of training's resolution (`eg3d/shared_look.py`): the same heads, sharper.
+
     Raises:
         DataError: the folder has no log of a run, or a damaged one.
         CheckpointError: its weights are missing or damaged.
@@ -37,7 +40,11 @@ def ship(run: Path, file: Path) -> str:
         "steps": read_metadata(weights).get("step", "unknown"),
         "held_out_psnr": f"{held_out:.2f}" if held_out is not None else "unknown",
     }
-    save_checkpoint(file, load_checkpoint(weights, "cpu"), metadata, half=True)
+    generator = load_checkpoint(weights, "cpu")
+    spec = generator.spec
+    if spec.neural_resolution < spec.superres.input_resolution:
+        generator.spec = spec.rendered_at(spec.superres.input_resolution, spec.neural_resolution)
+    save_checkpoint(file, generator, metadata, half=True)
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 

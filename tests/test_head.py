@@ -97,22 +97,6 @@ def test_planes_of_its_own_come_back(tmp_path: Path, names: tuple[str, ...]) -> 
     assert psnr(*(picture(g, inversion.ws, behind) for g in (inversion.generator, head.generator))) >= 60
 
 
-@pytest.mark.parametrize("coarse", [None, 8])
-def test_how_finely_it_is_rendered_comes_back(tmp_path: Path, coarse: int | None) -> None:
-    base = solid_generator(importance_samples=4)
-    finer = copy.deepcopy(base)
-    finer.spec = base.spec.rendered_at(16, coarse)
-    inversion, crop = found(finer)
-    path = tmp_path / "head.safetensors"
-    save_head(path, inversion, base, SHA, crop, preset("fast"))
-    head = load_head(path, loader=loader(base))
-    assert head.generator.spec == finer.spec != base.spec
-    finer.spec = base.spec.rendered_at(17)  # more than super-resolution takes
-    save_head(path, found(finer)[0], base, SHA, crop, preset("fast"))
-    with pytest.raises(HeadFileError, match="cannot be rendered at 17 pixels"):
-        load_head(path, loader=loader(base))
-
-
 def test_a_plane_for_the_back_of_which_nobody_says_where_it_begins_is_refused(tmp_path: Path) -> None:
     base = solid_generator()
     inversion, crop = found(with_own_planes(base, BACK))

@@ -13,6 +13,7 @@ from headlift.config import preset
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
 from headlift.invert.back import tune_back
+from headlift.invert.fine import as_rendered, coarser
 from headlift.invert.follow import follow
 from headlift.invert.latent import Pivot
 from headlift.invert.losses import resize
@@ -29,7 +30,7 @@ FRONT, BESIDE, BEHIND = orbit(0.0, 0.0), orbit(1.57, 0.0), orbit(3.14159, 0.0)
 @pytest.fixture(scope="module")
 def pivot() -> Pivot:
     generator, _ = load_generator("embedded")
-    generator.requires_grad_(False)
+    generator = as_rendered(generator, coarser(generator.spec)).requires_grad_(False)
     ws = generator.mapping(torch.randn(1, generator.spec.mapping.z_dim, generator=torch.Generator().manual_seed(4)))
     return Pivot(generator, ws, (FRONT,), ())
 

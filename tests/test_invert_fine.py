@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from small_networks import solid_generator
 from headlift.config import preset
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.own_planes import PHOTO, with_own_planes
-from headlift.invert.fine import rendered_finer, tune_fine
+from headlift.invert.fine import as_rendered, coarser, tune_fine
 from headlift.invert.follow import follow
 from headlift.invert.latent import Pivot
 from headlift.invert.losses import squared_error
@@ -24,11 +25,12 @@ FRONT = orbit(0.0, 0.0)
 BEFORE = "all 9 tuning steps were done"
 
 
-def found(steps: int = 6, tuning: int = 9, side: int = 8) -> tuple[Task, Pivot, Tuned]:
-    """A task whose photo is a finer picture of a tuned head, one that another super-resolution would draw."""
-    generator = with_own_planes(solid_generator(neural_resolution=side, importance_samples=6), PHOTO)
+def found(steps: int = 6, tuning: int = 9, coarse: int | None = 8) -> tuple[Task, Pivot, Tuned]:
+    """A task whose photo is the full picture of a head tuned as a smaller one, as another super-resolution draws it."""
+    finer = with_own_planes(solid_generator(importance_samples=6), PHOTO)
+    finer.spec = finer.spec.rendered_at(16, coarse)
+    generator = as_rendered(finer, coarser(finer.spec))
     ws = generator.mapping(torch.randn(1, 8, generator=torch.Generator().manual_seed(4)))
-    finer = rendered_finer(generator) or generator
     with torch.no_grad():
         seen = finer.render(finer.planes(ws), ws, FRONT)
     mask = torch.nn.functional.interpolate(seen.alpha, size=32, mode="bilinear")
@@ -36,20 +38,21 @@ def found(steps: int = 6, tuning: int = 9, side: int = 8) -> tuple[Task, Pivot, 
     config = preset("fast").inversion
     config = replace(config, tuning=replace(config.tuning, steps=tuning, fine_steps=steps, lr_gain=1.0))
     view = View(target, FRONT, torch.eye(2).numpy(), None, None, None)
-    task = Task(generator, (view,), config, 0, lambda: False, None, lambda state: None)
+    task = Task(finer, (view,), config, 0, lambda: False, None, lambda state: None)
     return task, Pivot(generator, ws, (FRONT,), ()), Tuned(generator, (), BEFORE)
 
 
 def test_the_head_is_rendered_finer_and_shows_the_photo_better() -> None:
     seen = []
     task, pivot, tuned = found()
-    fine = follow(tune_fine(task, pivot, tuned, load_builtin()), seen.append)
+    spec = task.generator.spec
+    fine = follow(tune_fine(task, pivot, tuned, load_builtin(), spec), seen.append)
     assert [(step.stage, step.index, step.total) for step in seen] == [("fine", i, 6) for i in range(1, 7)]
     assert fine.reason == f"{BEFORE}, and 6 for a finer picture"
-    assert fine.generator.spec == tuned.generator.spec.rendered_at(16, 8)
+    assert (tuned.generator.spec.neural_resolution, fine.generator.spec) == (8, spec)
     before, after = (
         float(squared_error(g.render(g.planes(pivot.ws), pivot.ws, FRONT).image, task.views[0].target.image))
-        for g in (rendered_finer(tuned.generator), fine.generator)
+        for g in (as_rendered(tuned.generator, spec), fine.generator)
     )
     assert after < 0.9 * before
     changed = {n for n, p in fine.generator.state_dict().items() if not torch.equal(p, tuned.generator.state_dict()[n])}
@@ -57,13 +60,14 @@ def test_the_head_is_rendered_finer_and_shows_the_photo_better() -> None:
     assert {name.partition(".")[0] for name in changed} == {PHOTO, "superresolution"}
 
 
-@pytest.mark.parametrize("without", [{"steps": 0}, {"tuning": 0}, {"side": 16}])
-def test_without_it_the_tuned_generator_is_the_result(without: dict[str, int]) -> None:
+@pytest.mark.parametrize("without", [{"steps": 0}, {"tuning": 0}, {"coarse": None}, {"stopped": True}])
+def test_without_it_the_tuned_generator_is_the_result_at_full_resolution(without: dict[str, Any]) -> None:
+    stopped = without.pop("stopped", False)
     task, pivot, tuned = found(**without)
-    assert follow(tune_fine(task, pivot, tuned, load_builtin()), lambda step: None) is tuned
-
-
-def test_a_tuning_that_was_stopped_goes_no_further() -> None:
-    task, pivot, tuned = found()
-    stopped = replace(tuned, stopped=True)
-    assert follow(tune_fine(task, pivot, stopped, load_builtin()), lambda step: None) is stopped
+    tuned = replace(tuned, stopped=stopped)
+    fine = follow(tune_fine(task, pivot, tuned, load_builtin(), task.generator.spec), lambda step: None)
+    assert (fine.reason, fine.stopped, fine.history) == (BEFORE, stopped, ())
+    assert fine.generator.spec == task.generator.spec
+    assert all(
+        torch.equal(p, q) for p, q in zip(fine.generator.parameters(), tuned.generator.parameters(), strict=True)
+    )
