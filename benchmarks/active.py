@@ -1,9 +1,10 @@
 """What makes an optimiser's step fast, and what it costs: `python benchmarks/active.py [--weights NAME]`.
 
-Renders one random head with gradients to all weights, in turns: plainly; then, one more each time, with what processors
-take (Winograd's convolutions, `headlift.eg3d.winograd`; quick gradients of kernels, `eg3d.convolution`; look-ups as
-sums of rows, `eg3d.rows`) and with a `cut` that leaves out idle samples (`eg3d.active`). Prints processor seconds (the
-smallest of the turns), and how far pictures and gradients are from the plain ones.
+Renders one random head, as `best` tunes it, with gradients to all weights, in turns: plainly; then, one more each time,
+with what processors take (Winograd's convolutions, `headlift.eg3d.winograd`; quick gradients of kernels,
+`eg3d.convolution`; look-ups as sums of rows, `eg3d.rows`) and with a `cut` that leaves out idle samples
+(`eg3d.active`). Prints processor seconds (the smallest of the turns), and how far pictures and gradients are from the
+plain ones.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from headlift.eg3d import convolution, rows, winograd
 from headlift.eg3d.active import CUT
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
+from headlift.invert.fine import as_rendered, coarser
 from headlift.weights import load_generator
 
 MEANS = {"Winograd": winograd, "kernels' gradients": convolution, "rows": rows}
@@ -46,6 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     generator, _ = load_generator(arguments.weights)
+    generator = as_rendered(generator, coarser(generator.spec))
     random = torch.Generator().manual_seed(3)
     with torch.no_grad():
         ws = generator.mapping(torch.randn(1, generator.spec.mapping.z_dim, generator=random))

@@ -159,7 +159,8 @@ class Generator(nn.Module):
         With a `cut` above 0, samples of one head that contribute at most that much to their ray neither colour it nor
         take a gradient (`eg3d.active`): faster where gradients are wanted. With a `look` too, the first render notes in
         it where samples lie and how dense they are, and later ones of a head that hardly changed, seen by the same
-        camera, go by that: faster still.
+        camera, go by that: faster still. Pictures of one head that are larger than the spec's `coarse_resolution` share
+        a smaller one's look (`eg3d.shared_look`), with `active.CUT` as the least cut.
         Raises ConfigError when a handed-in jitter has other shapes than the render needs.
         """
         volume = self.volume(planes, camera, neural_resolution, jitter, depth_samples, importance_samples, cut, look)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from headlift.config import PRIOR_NAME
 from headlift.eg3d.checkpoint import load_checkpoint, load_discriminator, read_metadata, save_checkpoint
+from headlift.eg3d.spec import GeneratorSpec
 from headlift.errors import DataError
 from headlift.prior.budget import ABOUT
 from headlift.prior.command import run_command
@@ -19,9 +20,6 @@ PART = 15 * 2**20
 
 def ship(run: Path, file: Path) -> str:
     """Write the running mean of a run's weights in half precision, with what it is; returns the file's sha256.
-
-    Training renders no more than it can afford. What ships is rendered as finely as super-resolution takes it, with the
-    coarse samples of training's resolution (`eg3d/shared_look.py`): the same heads, sharper.
 
     Raises:
         DataError: the folder has no log of a run, or a damaged one.
@@ -41,11 +39,19 @@ def ship(run: Path, file: Path) -> str:
         "held_out_psnr": f"{held_out:.2f}" if held_out is not None else "unknown",
     }
     generator = load_checkpoint(weights, "cpu")
-    spec = generator.spec
-    if spec.neural_resolution < spec.superres.input_resolution:
-        generator.spec = spec.rendered_at(spec.superres.input_resolution, spec.neural_resolution)
+    generator.spec = as_fine_as_it_may(generator.spec)
     save_checkpoint(file, generator, metadata, half=True)
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def as_fine_as_it_may(spec: GeneratorSpec) -> GeneratorSpec:
+    """Rendered as finely as super-resolution takes it, with the coarse samples of training's resolution.
+
+    Training renders what it can afford. As its patches are pictures enlarged, the volume knows more than that.
+    """
+    coarse = spec.neural_resolution if spec.render.importance_samples else None
+    finest = spec.superres.input_resolution
+    return spec if finest <= spec.neural_resolution else spec.rendered_at(finest, coarse)
 
 
 def carry_away(run: Path, limit: int = PART) -> str:

@@ -259,6 +259,8 @@ def test_white_priors_see_the_photo_on_white_and_others_with_its_background() ->
     assert float(white.image[0, 0, 16, 16]) == -0.5
     assert float(white.image[0, 0, 0, 0]) == 1
     assert white.white
+    cut_out = replace(crop, mask=torch.full_like(mask, 0.5), on_white=True)
+    torch.testing.assert_close(make_target(cut_out, solid_generator()).image, image)  # not laid on white once more
     scene = make_target(crop, solid_generator(white=False))
     torch.testing.assert_close(scene.image, image)
     _, steps = run(solid_generator(white=False), crop, SHORT)
