@@ -3,8 +3,10 @@
 A prior whose rays share the coarse samples of a smaller picture (`RenderSpec.coarse_resolution`) is searched and tuned
 as that smaller picture, for a fraction of the time. A head so tuned knows more than it shows: its own plane for the
 photo has a number for each texel. So at the end it is rendered at full resolution, and that plane and super-resolution
-learn to show the photo that way. Eyes, brows and outlines come out sharper, in the photo's view and from beside; all
-else stays as it is.
+learn to show the photo that way. Eyes, brows and outlines come out sharper, in the photo's view and from beside.
+
+The planes for sides and back have learned from views of the smaller picture. What these cannot show of them is noise,
+lines from texel to texel, and goes before that.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ import copy
 from collections.abc import Generator
 from dataclasses import replace
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from headlift.eg3d.generator import Generator as Eg3d
-from headlift.eg3d.own_planes import PHOTO
+from headlift.eg3d.own_planes import PHOTO, own_planes
 from headlift.eg3d.spec import GeneratorSpec
 from headlift.invert.latent import Pivot
 from headlift.invert.perceptual import Distance
@@ -33,10 +37,12 @@ def tune_fine(
     task: Task, pivot: Pivot, tuned: Tuned, distance: Distance, spec: GeneratorSpec
 ) -> Generator[Step, None, Tuned]:
     """Render a tuned generator as finely as `spec` says, and tune the photo's plane and super-resolution to that;
-    yields each step, returns that generator. Nothing is tuned where it is rendered so already."""
+    yields each step, returns that generator. Where it is rendered so already, it stays as it is."""
     steps = task.config.tuning.fine_steps
-    finer = as_rendered(tuned.generator, spec)
-    if not steps or finer is tuned.generator or not task.config.tuning.steps or tuned.stopped:
+    if as_rendered(tuned.generator, spec) is tuned.generator:
+        return tuned
+    finer = as_rendered(without_lines(tuned.generator), spec)
+    if not steps or not task.config.tuning.steps or tuned.stopped:
         return replace(tuned, generator=finer)
     done = yield from tune(
         task,
@@ -66,6 +72,17 @@ def as_rendered(generator: Eg3d, like: GeneratorSpec) -> Eg3d:
     other = copy.copy(generator)
     other.spec = spec
     return other
+
+
+def without_lines(generator: Eg3d) -> Eg3d:
+    """A copy whose planes for sides and back have gone through the binomial filter (1, 2, 1) / 4 along both axes."""
+    smooth = copy.deepcopy(generator)
+    with torch.no_grad():
+        for name, plane in own_planes(smooth).items():
+            if name != PHOTO:
+                padded = F.pad(plane.reshape(1, -1, *plane.shape[-2:]), (1, 1, 1, 1), mode="replicate")
+                plane.copy_(F.avg_pool2d(F.avg_pool2d(padded, 2, 1), 2, 1).reshape(plane.shape))
+    return smooth
 
 
 def of_the_picture(generator: Eg3d) -> dict[str, nn.Parameter]:

@@ -11,8 +11,8 @@ from small_networks import solid_generator
 
 from headlift.config import preset
 from headlift.eg3d.camera import orbit
-from headlift.eg3d.own_planes import PHOTO, with_own_planes
-from headlift.invert.fine import as_rendered, coarser, tune_fine
+from headlift.eg3d.own_planes import BACK, OWN, PHOTO, SIDES, own_planes, with_own_planes
+from headlift.invert.fine import as_rendered, coarser, tune_fine, without_lines
 from headlift.invert.follow import follow
 from headlift.invert.latent import Pivot
 from headlift.invert.losses import squared_error
@@ -71,3 +71,15 @@ def test_without_it_the_tuned_generator_is_the_result_at_full_resolution(without
     assert all(
         torch.equal(p, q) for p, q in zip(fine.generator.parameters(), tuned.generator.parameters(), strict=True)
     )
+
+
+def test_lines_go_from_the_planes_for_sides_and_back_and_what_is_smooth_stays() -> None:
+    generator = with_own_planes(solid_generator(), *OWN)
+    across = torch.arange(8.0)
+    with torch.no_grad():
+        for plane in own_planes(generator).values():
+            plane.copy_((across + 5 * (-1.0) ** across).expand(plane.shape))  # a slope, and lines on it
+    smooth = own_planes(without_lines(generator))
+    assert torch.equal(smooth[PHOTO], own_planes(generator)[PHOTO])
+    for name in (SIDES, BACK):
+        torch.testing.assert_close(smooth[name][..., 1:-1], across[1:-1].expand_as(smooth[name][..., 1:-1]))
