@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--turntables", type=Path, help="random heads from all round, one a row")
     parser.add_argument("--count", type=at_least(1), default=64, help="random heads of the sheet")
     parser.add_argument("--columns", type=at_least(1), default=8)
-    parser.add_argument("--heads", type=at_least(1), default=6, help="heads of the turntables")
+    parser.add_argument("--heads", type=at_least(1), default=8, help="heads of the turntables")
     parser.add_argument("--psi", type=float, default=1.0, help="truncation")
     parser.add_argument("--side", type=at_least(1), default=128, help="side of each picture, pixels")
     parser.add_argument("--seed", type=int, default=0)
