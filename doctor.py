@@ -299,7 +299,9 @@ def _heic() -> Check:
         )
     from PIL import Image
 
-    pillow_heif.register_heif_opener()
+    from headlift.photo import enable_heic
+
+    enable_heic()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.heic"
         Image.new("RGB", (64, 64)).save(path)

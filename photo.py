@@ -92,6 +92,7 @@ def _unreadable(path: Path) -> str:
 
 
 def enable_heic() -> None:
+    """Let Pillow read HEIC, where the extra is installed."""
     try:
         import pillow_heif
     except ImportError:

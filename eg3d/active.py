@@ -69,8 +69,7 @@ def march_active(
 
     @torch.no_grad()
     def density(distances: Float[Tensor, "n m s"]) -> Float[Tensor, "n m s"]:
-        places = ((origins[:, :, None] + distances[..., None] * directions[:, :, None]) * unit).reshape(1, -1, 3)
-        return density_at(planes, axes, decoder, places).reshape(distances.shape)
+        return density_along(planes, axes, decoder, origins, directions, distances, unit)
 
     @torch.no_grad()
     def density_where(alive: Bool[Tensor, "n m"], distances: Float[Tensor, "n m s"]) -> Float[Tensor, "n m s"]:
@@ -118,6 +117,20 @@ def density_at(
     """The density before any activation at places of one head, in halves of its box."""
     blocks = places.split(BLOCK, dim=1) if places.device.type == "cpu" else (places,)
     return torch.cat([decoder.density(look_up(planes, axes, block)) for block in blocks], dim=1)
+
+
+def density_along(
+    planes: Float[Tensor, "1 j c p p"],
+    axes: tuple[Plane, ...],
+    decoder: Decoder,
+    origins: Float[Tensor, "n m 3"],
+    directions: Float[Tensor, "n m 3"],
+    distances: Float[Tensor, "n m s"],
+    unit: float,
+) -> Float[Tensor, "n m s"]:
+    """The same at distances along rays, of which `unit` makes halves of the box."""
+    places = ((origins[:, :, None] + distances[..., None] * directions[:, :, None]) * unit).reshape(1, -1, 3)
+    return density_at(planes, axes, decoder, places).reshape(distances.shape)
 
 
 def matters(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headlift.eg3d import rays
-from headlift.eg3d.active import CUT, FirstLook, density_at, march_active
+from headlift.eg3d.active import CUT, FirstLook, density_along, march_active
 from headlift.eg3d.backbone import Backbone
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.decoder import Decoder
@@ -202,7 +202,9 @@ class Generator(nn.Module):
                     planes = in_rows(planes)
             start, end = self._limits(origins, directions, coarse)
             one = len(planes) == 1
-            shared = self._shared_look(planes, axes, camera, side, coarse) if axes and one and fine else None
+            sharing = axes is not None and one and fine > 0 and (spec.coarse_resolution or side) < side
+            looked = look is not None and look.found is not None
+            shared = self._shared_look(planes, axes, camera, side, coarse) if axes and sharing and not looked else None
             at_once = max(1, _points_at_once(planes.device) // (n * max(coarse, fine)))
             count = m if torch.is_grad_enabled() or look else at_once
             parts = []
@@ -215,7 +217,7 @@ class Generator(nn.Module):
                     end if isinstance(end, float) else end[:, chosen],
                     jitter.rays(chosen, directions.device),
                 )
-                if axes and one and (cut > 0 or shared is not None):
+                if axes and one and (cut > 0 or sharing):
                     nearby = None if shared is None else shared[:, chosen]
                     parts.append(march_active(planes, axes, self.decoder, spec, *bundle, cut or CUT, look, nearby))
                 else:
@@ -257,18 +259,16 @@ class Generator(nn.Module):
     @torch.no_grad()
     def _shared_look(
         self, planes: Float[Tensor, "1 j c p p"], axes: tuple[Plane, ...], camera: Camera, side: int, samples: int
-    ) -> Float[Tensor, "n m s1"] | None:
-        """What a coarse picture's rays find, for the rays of one of `side` pixels; None where each looks for itself."""
-        spec, coarse = self.spec.render, self.spec.render.coarse_resolution
-        if coarse is None or side <= coarse:
-            return None
-        origins, directions = rays.pixel_rays(camera, coarse)
+    ) -> Float[Tensor, "n m s1"]:
+        """What a coarse picture's rays find, for the rays of one of `side` pixels."""
+        spec = self.spec.render
+        assert spec.coarse_resolution is not None
+        origins, directions = rays.pixel_rays(camera, spec.coarse_resolution)
         n, m = directions.shape[:2]
         jitter = Jitter.centres(n, m, samples, 0, directions.device)
         limits = self._limits(origins, directions, samples)
         depths = rays.stratified_samples(*limits, jitter.coarse, spec.disparity_sampling)
-        places = (origins[:, :, None] + depths[..., None] * directions[:, :, None]) * (2 / spec.box_warp)
-        sigma = density_at(planes, axes, self.decoder, places.reshape(1, -1, 3)).reshape(depths.shape)
+        sigma = density_along(planes, axes, self.decoder, origins, directions, depths, 2 / spec.box_warp)
         return spread_weights(interval_weights(depths, sigma, spec.clamp_mode), side)
 
     def _limits(
