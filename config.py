@@ -22,7 +22,7 @@ FRAME = "frame"
 """The entry in the metadata of a weights file that says it."""
 PRIOR_NAME = "headlift embedded prior"
 """The entry `name` of the prior that is shipped; its file is older than the entry above."""
-TUNING_STEPS = ("steps", "back_steps", "fine_steps")
+TUNING_STEPS = ("steps", "finish_steps")
 """Fields of `TuningConfig` that count the steps of a stage."""
 NONE = "none"
 """What stands in tables of settings for no value."""
@@ -170,11 +170,9 @@ class TuningConfig:
     """Side views that the guard goes round."""
     side_colour: float = 0.0
     """Weight of the guard's colours: the photo carried into the side views, and what a network tells of the rest."""
-    back_steps: int = 0
-    """Steps of a second tuning, of planes for sides and back of the head alone; for priors that draw heads on white."""
-    fine_steps: int = 0
-    """Steps of a last tuning, of the photo's plane and super-resolution alone, at full resolution; for priors of which
-    rays share the coarse samples of a smaller picture. All steps before it are at that one's."""
+    finish_steps: int = 0
+    """Steps of a last tuning, at full resolution, of the head's own planes and super-resolution; for priors that draw
+    heads on white."""
 
 
 @dataclass(frozen=True)
@@ -583,13 +581,13 @@ def preset(name: Preset, method: Method = "best") -> ReconstructConfig:
         latent = replace(latent, relief=300.0, depth=300.0, sides=1.0)
         tuning = replace(tuning, steps=120, lr=5e-4, mse=3.0, raw=1.0, side_colour=1.0, rampdown=0.3, stop=0.0)
         tuning = replace(tuning, relief=300.0, depth=300.0, carving=0.2, const_gain=3.0, photo_gain=15.0, muon=0.8)
-        tuning = replace(tuning, geometry_every=3, backbone_every=2, back_steps=60, fine_steps=30)
+        tuning = replace(tuning, geometry_every=3, backbone_every=2, finish_steps=80)
     if name == "fast":
         latent = replace(latent, steps=60, lr=0.03, w_noise=0.01, neural_resolution=32)
         tuning = replace(tuning, steps=75)
         if method == "best":
             latent = replace(latent, steps=14, candidates=8)
-            tuning = replace(tuning, steps=50, lr=6e-4, rampdown=0.25, photo_gain=20.0, back_steps=24, fine_steps=15)
+            tuning = replace(tuning, steps=50, lr=6e-4, rampdown=0.25, photo_gain=20.0, finish_steps=32)
         mesh, video = replace(base.mesh, resolution=192), replace(base.video, frames=60)
     elif name == "standard":
         mesh, video = base.mesh, base.video

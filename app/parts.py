@@ -99,8 +99,7 @@ def progress(job: Job, left: float | None) -> str:
         words = {
             "latent": "Searching for the head",
             "tuning": "Tuning the generator to the photo",
-            "back": "Tuning sides and back",
-            "fine": "Tuning the details",
+            "finish": "Tuning the details, from all round",
             "views": "Tuning to views from all round",
             "superres": "Tuning super-resolution",
         }

@@ -45,10 +45,8 @@ def stages(config: ReconstructConfig) -> dict[str, int]:
     found = {"latent": now.latent.steps}
     if now.method not in ("w", "w+"):
         found["tuning"] = now.tuning.steps
-    if now.tuning.back_steps:
-        found["back"] = now.tuning.back_steps
-    if now.tuning.fine_steps:
-        found["fine"] = now.tuning.fine_steps
+    if now.tuning.finish_steps:
+        found["finish"] = now.tuning.finish_steps
     if now.method == "hfgi3d":
         found["views"] = now.hfgi3d.steps
     if now.method == "in-n-out":

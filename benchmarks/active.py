@@ -21,7 +21,7 @@ from headlift.eg3d import convolution, rows, winograd
 from headlift.eg3d.active import CUT
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
-from headlift.invert.fine import as_rendered, coarser
+from headlift.invert.finish import as_rendered, coarser
 from headlift.weights import load_generator
 
 MEANS = {"Winograd": winograd, "kernels' gradients": convolution, "rows": rows}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.generator import Generator
-from headlift.invert.fine import as_rendered, coarser
+from headlift.invert.finish import as_rendered, coarser
 from headlift.invert.metrics import psnr
 from headlift.weights import load_generator
 

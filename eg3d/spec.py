@@ -180,10 +180,15 @@ class SuperresSpec:
     """Clamp of each layer's output; None for none."""
     noise_mode: NoiseMode = "none"
     """Noise that each layer adds (`superresolution_noise_mode`)."""
+    margin: int = 0
+    """Pixels by which the feature map goes on past its edges, as it is there, before the first convolution. Those see
+    zeros past the edges, and draw a frame round the picture unless they learned not to."""
 
     def __post_init__(self) -> None:
         _positive(self, "input_resolution")
         _positive_or_none(self, "conv_clamp")
+        if self.margin < 0 or (self.margin and self.noise_mode != "none"):
+            raise ConfigError("SuperresSpec: margin must not be negative, and needs noise_mode 'none'")
         if len(self.channels) != 2 or min(self.channels) < 1:
             raise ConfigError(f"SuperresSpec: channels must be two positive widths, not {self.channels}")
 

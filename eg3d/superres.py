@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from headlift.eg3d.layers import SynthesisBlock, noise_source, resample_filter
 from headlift.eg3d.spec import NoiseMode, SuperresSpec
+from headlift.errors import ConfigError
 
 
 class Superresolution(nn.Module):
@@ -39,9 +40,14 @@ class Superresolution(nn.Module):
 
         `features` start with the raw picture; `ws` is one head's codes, or those of each image, of which the last
         steers all layers. `noise_mode` defaults to the spec's; `generator` draws the noise of mode "random", which
-        without one is always the same.
+        without one is always the same. Raises ConfigError when noise is asked for beside the spec's `margin`.
         """
         mode = noise_mode or self.spec.noise_mode
+        margin = self.spec.margin
+        if margin and mode != "none":
+            raise ConfigError(
+                f"noise of mode {mode!r} has no place in the margin of this super-resolution: take 'none'"
+            )
         generator = noise_source(mode, generator, features.device)
         codes = ws[:, -1:].expand(-1, 3, -1)
         side = self.spec.input_resolution
@@ -49,6 +55,14 @@ class Superresolution(nn.Module):
             features = F.interpolate(
                 features, size=(side, side), mode="bilinear", align_corners=False, antialias=self.spec.antialias
             )
+        if margin:
+            features = F.pad(features, (margin,) * 4, mode="replicate")
         x, first = self.block0(features, features[:, :3], codes, mode, generator, fused)
         _, image = self.block1(x, first, codes, mode, generator, fused)
-        return image, first
+        return self._inside(image), self._inside(first)
+
+    def _inside(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 a a"]:
+        """Without what the margin has become."""
+        whole = self.spec.input_resolution + 2 * self.spec.margin
+        edge = self.spec.margin * image.shape[-1] // whole
+        return image[..., edge : image.shape[-2] - edge, edge : image.shape[-1] - edge]

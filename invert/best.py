@@ -7,6 +7,7 @@ depth that a network sees in the photo (`surface.py`), the search looks at the v
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from headlift.eg3d.active import CUT
 from headlift.eg3d.own_planes import PHOTO, with_own_planes
-from headlift.invert import back, fine
+from headlift.invert import finish
 from headlift.invert.conclude import conclude
 from headlift.invert.latent import Pivot, find_latent
 from headlift.invert.losses import alpha_error, depth_error, resize, squared_error
@@ -30,6 +31,7 @@ from headlift.invert.sides import (
     ClearRays,
     Sides,
     SideView,
+    back_cameras,
     flanking_cameras,
     guard_cameras,
     guard_losses,
@@ -39,12 +41,16 @@ from headlift.invert.task import Moment, Task, Terms, no_terms
 from headlift.invert.tuning import tune, tuned_before, tuning_rng
 from headlift.values import Step
 
+GUARD_SHARE = 0.75
+"""The guard looks at side views at this share of the resolution at which heads are tuned: most of what is wanted there
+is smooth."""
+
 
 def best(task: Task) -> Generator[Step, None, Inversion]:
-    """Code and camera together, pivotal tuning under the guard, the planes for sides and back, then a finer picture;
-    yields every step, returns the head."""
+    """Code and camera together, pivotal tuning under the guard, then the head at full resolution from all round; yields
+    every step, returns the head."""
     spec = task.generator.spec
-    task = replace(task, generator=fine.as_rendered(task.generator, fine.coarser(spec)))
+    task = replace(task, generator=finish.as_rendered(task.generator, finish.coarser(spec)))
     device = next(task.generator.parameters()).device
     pivot = yield from find_latent(task, load_distance(task.config.perceptual, "latent", device), beside(task))
     distance = load_distance(task.config.perceptual, "tuning", device)
@@ -63,13 +69,16 @@ def best(task: Task) -> Generator[Step, None, Inversion]:
     def around() -> tuple[SideView, ...]:
         return sides().views(cameras) if cameras else ()
 
-    tuned = tuned_before(task, fine.STAGE, start.generator)
+    def smaller() -> list[SideView]:
+        return [one.at(math.ceil(GUARD_SHARE * one.alpha.shape[-1])) for one in around()]
+
+    def all_round() -> list[SideView]:
+        return finish.in_turns(sides().views(back_cameras(device)), around())
+
+    tuned = tuned_before(task, finish.STAGE, start.generator)
     if tuned is None:
-        tuned = tuned_before(task, back.STAGE, start.generator)
-        if tuned is None:
-            tuned = yield from tune(task, start, distance, rng, guard(task, pivot, around, rng))
-        tuned = yield from back.tune_back(task, pivot, tuned, sides, around, distance)
-    tuned = yield from fine.tune_fine(task, pivot, tuned, distance, spec)
+        tuned = yield from tune(task, start, distance, rng, guard(task, pivot, smaller, rng))
+    tuned = yield from finish.tune_finish(task, pivot, tuned, all_round, distance, spec)
     return conclude(task, pivot, tuned)
 
 

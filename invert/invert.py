@@ -35,7 +35,7 @@ METHODS: Mapping[str, Method] = {
 SEVERAL = frozenset({"multi"})
 """Those that take several photos of one person."""
 
-OWN = ("geometry", "side_colour", "carving", "photo_gain", "back_steps", "fine_steps")
+OWN = ("geometry", "side_colour", "carving", "photo_gain", "finish_steps")
 """Settings of the tuning that are those of `best` alone."""
 
 
@@ -103,8 +103,7 @@ def check(config: InversionConfig, photos: int) -> None:
         ("latent.steps", config.latent.steps),
         ("tuning.steps", config.tuning.steps),
         ("tuning.side_views", config.tuning.side_views),
-        ("tuning.back_steps", config.tuning.back_steps),
-        ("tuning.fine_steps", config.tuning.fine_steps),
+        ("tuning.finish_steps", config.tuning.finish_steps),
         ("hfgi3d.steps", config.hfgi3d.steps),
         ("in_n_out.steps", config.in_n_out.steps),
     ):

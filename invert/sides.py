@@ -52,8 +52,6 @@ TONED_SHARE = 0.5
 """How much of the colours that the network tells comes from transferred tones."""
 GUESSED_WEIGHT, TONED_WEIGHT = 0.8, 0.3
 """How much what the network tells, and transferred tones, count beside the photo's own pixels."""
-RESOLUTION = 0.75
-"""Side views are rendered at this share of the generator's own resolution: most of what is wanted there is smooth."""
 BEHIND = 0.05
 """So far behind the pivot's surface the photo is hidden, world units."""
 CLEAR = 0.05
@@ -82,6 +80,15 @@ class SideView:
     """Where it reaches, 1 or 0."""
     solid: Float[Tensor, "1 1 r r"] | None = None
     """How much the depth counts, where that is not the opacity."""
+
+    def at(self, side: int) -> SideView:
+        """The same at `side` pixels, but for the photo itself; the same altogether where it has that size."""
+        if self.alpha.shape[-1] == side:
+            return self
+        depth, solid = resize_weighted(self.depth, self.alpha if self.solid is None else self.solid, side)
+        colour, trust = resize_weighted(self.colour, self.trust, side)
+        alpha = resize(self.alpha, side)
+        return SideView(self.camera, depth, alpha, colour, trust, self.carried, self.seen, solid)
 
 
 class Sides:
@@ -123,8 +130,7 @@ class Sides:
         return tuple((look if self._seam is None else look.continued(self._seam)).joined() for look in looks)
 
     def _untuned(self, camera: Camera) -> VolumeOutput:
-        spec = self._generator.spec
-        return self._generator.volume(self._planes, camera, math.ceil(RESOLUTION * spec.neural_resolution))
+        return self._generator.volume(self._planes, camera)
 
     def _look(self, camera: Camera) -> Look:
         return look(self._untuned(camera), camera, self._tell, self._sheet, self._side)

@@ -19,7 +19,7 @@ from torch import Tensor
 from headlift.config import InversionConfig, TuningConfig
 from headlift.eg3d.active import CUT, FirstLook
 from headlift.eg3d.generator import Generator as Eg3d
-from headlift.eg3d.own_planes import OWN, PHOTO, with_own_planes
+from headlift.eg3d.own_planes import OWN, with_own_planes
 from headlift.invert.gathering import GatheringBackbone
 from headlift.invert.latent import Pivot, code_statistics, pivot_tensors
 from headlift.invert.losses import learning_rate_ramp, squared_error
@@ -95,7 +95,7 @@ def groups(parameters: Mapping[str, torch.nn.Parameter], options: TuningConfig) 
         if name.endswith(CONSTANT):
             return options.const_gain, 0.0
         if name in OWN:
-            return options.photo_gain if name == PHOTO else 1.0, 0.0
+            return options.photo_gain, 0.0
         kernel = parameters[name].ndim == 4 and parameters[name].shape[-1] > 1
         return 1.0, options.muon if kernel else 0.0
 

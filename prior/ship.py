@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from headlift.config import PRIOR_NAME
@@ -16,6 +17,8 @@ from headlift.prior.command import run_command
 
 PART = 15 * 2**20
 """Bytes of a part at most."""
+MARGIN = 4
+"""Pixels round the feature map from which no zeros past them reach the picture (`SuperresSpec.margin`)."""
 
 
 def ship(run: Path, file: Path) -> str:
@@ -39,19 +42,21 @@ def ship(run: Path, file: Path) -> str:
         "held_out_psnr": f"{held_out:.2f}" if held_out is not None else "unknown",
     }
     generator = load_checkpoint(weights, "cpu")
-    generator.spec = as_fine_as_it_may(generator.spec)
+    generator.spec = as_it_ships(generator.spec)
     save_checkpoint(file, generator, metadata, half=True)
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def as_fine_as_it_may(spec: GeneratorSpec) -> GeneratorSpec:
-    """Rendered as finely as super-resolution takes it, with the coarse samples of training's resolution.
+def as_it_ships(spec: GeneratorSpec) -> GeneratorSpec:
+    """Rendered as finely as super-resolution takes it, with the coarse samples of training's resolution, and without
+    the frame that super-resolution draws at the edges of a picture.
 
     Training renders what it can afford. As its patches are pictures enlarged, the volume knows more than that.
     """
     coarse = spec.neural_resolution if spec.render.importance_samples else None
     finest = spec.superres.input_resolution
-    return spec if finest <= spec.neural_resolution else spec.rendered_at(finest, coarse)
+    finer = spec if finest <= spec.neural_resolution else spec.rendered_at(finest, coarse)
+    return replace(finer, superres=replace(finer.superres, margin=MARGIN))
 
 
 def carry_away(run: Path, limit: int = PART) -> str:

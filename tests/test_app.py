@@ -364,7 +364,7 @@ def tiny(name: str, method: str) -> ReconstructConfig:
     """A fast preset that takes seconds."""
     config = preset("fast", "best")
     latent = replace(config.inversion.latent, steps=3, candidates=2, w_stats_samples=20)
-    tuning = replace(config.inversion.tuning, steps=3, side_views=2, back_steps=2)
+    tuning = replace(config.inversion.tuning, steps=3, side_views=2, finish_steps=2)
     inversion = replace(config.inversion, latent=latent, tuning=tuning, preview_every=1)
     return replace(config, inversion=inversion, mesh=replace(config.mesh, resolution=48, views=2))
 

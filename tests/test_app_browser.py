@@ -36,7 +36,7 @@ def tiny(name: str, method: str) -> ReconstructConfig:
     config = preset("fast", "best")
     latent = replace(config.inversion.latent, steps=3, candidates=2, w_stats_samples=20)
     steps = 3 if name == "fast" else 5000
-    tuning = replace(config.inversion.tuning, steps=steps, side_views=2, back_steps=2, fine_steps=2)
+    tuning = replace(config.inversion.tuning, steps=steps, side_views=2, finish_steps=2)
     inversion = replace(config.inversion, latent=latent, tuning=tuning, preview_every=1)
     return replace(config, inversion=inversion, mesh=replace(config.mesh, resolution=48, views=2))
 

@@ -52,7 +52,7 @@ def crop_of(generator: Generator, camera: Camera, seed: int = 3) -> Crop:
 def short(method: Method, latent: int = 3, tuning: int = 3) -> InversionConfig:
     """A method's settings with a few steps of each stage."""
     config = published(method)
-    own = {"back_steps": 3, "fine_steps": 3, "photo_gain": 10.0, "muon": 0.8} if method == "best" else {}
+    own = {"finish_steps": 3, "photo_gain": 10.0, "muon": 0.8} if method == "best" else {}
     return replace(
         config,
         latent=replace(config.latent, steps=latent, noise_reg=1.0, w_stats_samples=16),
@@ -164,7 +164,7 @@ def test_what_a_method_cannot_do_is_refused() -> None:
         (crop, replace(short("w"), latent=replace(short("w").latent, sides=1.0)), "latent.sides is 1"),
         (crop, replace(short("pti"), tuning=replace(short("pti").tuning, backbone_every=0)), "backbone_every is 0"),
         (crop, replace(short("pti"), latent=replace(short("pti").latent, w_stats_samples=0)), "w_stats_samples is 0"),
-        (crop, replace(short("spi"), tuning=replace(short("spi").tuning, back_steps=2)), "tuning.back_steps is 2"),
+        (crop, replace(short("spi"), tuning=replace(short("spi").tuning, finish_steps=2)), "tuning.finish_steps is 2"),
         ([crop, crop], short("spi"), "one photo, not 2"),
         ([], short("multi"), "no photo"),
         (crop, replace(short("hfgi3d"), hfgi3d=replace(short("hfgi3d").hfgi3d, views=0)), "hfgi3d.views"),
