@@ -353,6 +353,37 @@ def test_noise_modes() -> None:
     assert not torch.equal(drawn[0], drawn[2])
 
 
+@pytest.mark.parametrize("kind", ["2X", "8XDC"])
+def test_a_margin_keeps_the_frame_of_zeros_out_of_the_picture_and_changes_nothing_else(kind: SuperresKind) -> None:
+    factor = {"2X": 2, "8XDC": 4}[kind]
+    superres = replace(SPEC.superres, kind=kind, margin=4)
+    wide = network(replace(SPEC, superres=superres, image_resolution=16 * factor))
+    plain = network(replace(SPEC, superres=replace(superres, margin=0), image_resolution=16 * factor))
+    ws, _ = heads(wide, 1)
+    flat = torch.randn(1, 6, 1, 1, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 16, 16)
+    for found, framed in zip(wide.superresolution(flat, ws), plain.superresolution(flat, ws), strict=True):
+        side = found.shape[-1]
+        assert found.shape == framed.shape
+        assert close(found, found[..., side // 2, side // 2][..., None, None].expand_as(found))
+        assert not close(found, framed, 1e-2)
+    features = torch.randn(1, 6, 16, 16, generator=torch.Generator().manual_seed(1))
+    inner = slice(4 * factor, -4 * factor)
+    assert close(
+        *(g.superresolution(features, ws)[0][..., inner, inner] for g in (wide, plain)),
+    )
+
+
+def test_noise_has_no_place_in_a_margin() -> None:
+    with pytest.raises(ConfigError, match="margin"):
+        replace(SPEC.superres, margin=2, noise_mode="const")
+    with pytest.raises(ConfigError, match="margin"):
+        replace(SPEC.superres, margin=-1)
+    generator = network(replace(SPEC, superres=replace(SPEC.superres, margin=2)))
+    ws, planes = heads(generator)
+    with pytest.raises(ConfigError, match="'random' has no place in the margin"):
+        generator.render(planes, ws, cameras(), noise_mode="random")
+
+
 def test_random_noise_is_the_given_generators_or_always_the_same() -> None:
     generator = network(replace(SPEC, superres=replace(SPEC.superres, noise_mode="random")))
     ws, planes = heads(generator)

@@ -173,6 +173,27 @@ def test_a_side_view_takes_colour_depth_and_opacity_from_the_photo_where_it_reac
         assert (wanted[known] < pivot.depth[known] + BEHIND + 0.01).all()
 
 
+def test_a_side_view_made_smaller_averages_what_counts_and_keeps_the_photo() -> None:
+    camera, alpha = orbit(0.4, 0.0), torch.ones(1, 1, 8, 8)
+    depth, colour, trust = torch.full((1, 1, 8, 8), 2.5), torch.full((1, 3, 8, 8), 0.2), torch.full((1, 1, 8, 8), 0.8)
+    solid = alpha.clone()
+    depth[..., ::2], solid[..., ::2] = 9.0, 0.0  # where there is no surface
+    colour[..., 1::2, :], trust[..., 1::2, :] = -1.0, 0.0  # what does not count
+    alpha[..., :4] = 0.5
+    photo, seen = torch.rand(1, 3, 16, 16, generator=seeded()), torch.ones(1, 1, 16, 16)
+    view = SideView(camera, depth, alpha, colour, trust, photo, seen, solid)
+    small = view.at(4)
+    assert (small.depth == 2.5).all()
+    assert small.solid is not None
+    assert (small.solid == 0.5).all()
+    torch.testing.assert_close(small.colour, torch.full((1, 3, 4, 4), 0.2))
+    torch.testing.assert_close(small.trust, torch.full((1, 1, 4, 4), 0.4))
+    assert small.alpha[0, 0, 0].tolist() == [0.5, 0.5, 1.0, 1.0]
+    assert small.carried is photo
+    assert small.seen is seen
+    assert view.at(8) is view
+
+
 def told_ball(camera: Camera, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A ball of two told colours, one above the other, where it is, and its points."""
     depth, solid, _ = ball(camera, side)

@@ -27,7 +27,7 @@ from headlift.prior import measure as measuring
 from headlift.prior.adversarial import PRIOR, Feed, Pool, StageConfig, begin, read_pool
 from headlift.prior.dataset import DEPTH_UNIT
 from headlift.prior.measure import Known, Measure, MeasureConfig
-from headlift.prior.ship import as_fine_as_it_may, carry_away, ship
+from headlift.prior.ship import MARGIN, as_it_ships, carry_away, ship
 from headlift.prior.train import main, parse
 from headlift.values import Camera
 from tests.helpers.ball_heads import write_heads
@@ -56,19 +56,22 @@ def start(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_what_ships_is_rendered_as_finely_as_super_resolution_takes_it(start: Path, tmp_path: Path) -> None:
+def test_what_ships_is_rendered_as_finely_as_super_resolution_takes_it_and_has_no_frame(
+    start: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "prior.safetensors"
     sha256 = ship(start, file)
     learned, shipped = load_checkpoint(start / "ema.safetensors"), load_checkpoint(file)
     assert (learned.spec.neural_resolution, learned.spec.superres.input_resolution) == (64, 128)
-    assert shipped.spec == learned.spec.rendered_at(128, 64)
+    superres = replace(learned.spec.superres, margin=MARGIN)
+    assert shipped.spec == replace(learned.spec.rendered_at(128, 64), superres=superres)
     for one, other in zip(learned.parameters(), shipped.parameters(), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4)
     assert read_metadata(file)["name"] == PRIOR_NAME
     assert sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     without = replace(learned.spec, render=replace(learned.spec.render, importance_samples=0))
-    assert as_fine_as_it_may(without) == without.rendered_at(128)
-    assert as_fine_as_it_may(shipped.spec) == shipped.spec
+    assert as_it_ships(without) == replace(without.rendered_at(128), superres=superres)
+    assert as_it_ships(shipped.spec) == shipped.spec
 
 
 @pytest.fixture(scope="module")
