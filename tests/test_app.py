@@ -316,26 +316,24 @@ def test_pace_by_hand() -> None:
     pace = pace_of(0.0, stamps, 27.0)
     assert pace == Pace(5.0, {"latent": 2.0, "tuning": 3.0}, 4.0, {"tuning": 8.0})
     config = preset("fast")
-    assert stages(config) == {"latent": 14, "tuning": 50, "back": 24, "fine": 15}
+    assert stages(config) == {"latent": 14, "tuning": 50, "finish": 32}
     assert pace.total(config) == 5 + 14 * 2 + (8 + 50 * 3) + 4  # nothing is known of what follows the tuning
 
 
 def test_time_left_follows_the_steps_so_far() -> None:
-    config, pace = (
-        preset("fast"),
-        Pace(5.0, {"latent": 1.0, "tuning": 2.0, "back": 0.5, "fine": 2.0}, 4.0, {"back": 3.0}),
-    )
+    config = preset("fast")
+    pace = Pace(5.0, {"latent": 1.0, "tuning": 2.0, "finish": 0.5}, 4.0, {"finish": 3.0})
     done = [Step("latent", i, 14) for i in range(1, 11)]
     assert time_left([], [], 0.0, config, pace) == pace.total(config)
     assert time_left([], [], 0.0, config, None) is None
-    # As fast as measured: 4 latent steps, 50 of tuning, 24 for the back and what precedes them, 15 fine ones, the mesh.
+    # As fast as measured: 4 latent steps, 50 of tuning, 32 of the last tuning and what precedes them, the mesh.
     stamps = [float(i) for i in range(1, 11)]
-    assert time_left(done, stamps, 10.0, config, pace) == pytest.approx(4 + 100 + 15 + 30 + 4)
+    assert time_left(done, stamps, 10.0, config, pace) == pytest.approx(4 + 100 + 19 + 4)
     # Twice as slow: everything takes twice as long.
     stamps = [2.0 * i for i in range(1, 11)]
-    assert time_left(done, stamps, 20.0, config, pace) == pytest.approx(2 * (4 + 100 + 15 + 30 + 4))
+    assert time_left(done, stamps, 20.0, config, pace) == pytest.approx(2 * (4 + 100 + 19 + 4))
     # Nothing measured beforehand: later steps are taken to be like these.
-    assert time_left(done, stamps, 20.0, config, None) == pytest.approx(2 * (4 + 50 + 24 + 15))
+    assert time_left(done, stamps, 20.0, config, None) == pytest.approx(2 * (4 + 50 + 32))
 
 
 def test_shortened_runs_measure_what_they_stand_for() -> None:

@@ -67,7 +67,7 @@ def short(method: Method, latent: int = 3, tuning: int = 3) -> InversionConfig:
 
 
 STAGES = {
-    "best": ["latent", "tuning", "back", "fine"],
+    "best": ["latent", "tuning", "finish"],
     "w": ["latent"],
     "w+": ["latent"],
     "pti": ["latent", "tuning"],

@@ -23,8 +23,7 @@ FLAGS = [
     "--inversion.latent.steps=4",
     "--inversion.latent.candidates=0",
     "--inversion.tuning.steps=3",
-    "--inversion.tuning.back-steps=2",
-    "--inversion.tuning.fine-steps=2",
+    "--inversion.tuning.finish-steps=2",
     "--inversion.keep-every=2",
     "--mesh.resolution=64",
     "--mesh.texture-size=256",
@@ -86,7 +85,7 @@ def test_a_run_leaves_every_file_whole(finished: Path) -> None:
     assert table["run"]["finished"] is True
     records = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     stages = [record["stage"] for record in records]
-    assert stages == ["latent"] * 4 + ["tuning"] * 3 + ["back"] * 2 + ["fine"] * 2
+    assert stages == ["latent"] * 4 + ["tuning"] * 3 + ["finish"] * 2
     camera = json.loads((finished / "camera.json").read_text())
     head = load_head(finished / "head.safetensors")
     np.testing.assert_allclose(camera["label"], head.camera.label[0].numpy(), atol=1e-5)
