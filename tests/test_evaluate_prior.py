@@ -359,7 +359,7 @@ def test_the_command_line(
 ) -> None:
     out, target = tmp_path / "out", tmp_path / "found.json"
     steps = ["--inversion.latent.steps", "1", "--inversion.tuning.steps", "1", "--inversion.latent.candidates", "0"]
-    steps += ["--inversion.tuning.back-steps", "1", "--inversion.tuning.fine-steps", "1"]
+    steps += ["--inversion.tuning.finish-steps", "1"]
     command = ["evaluate", "prior", str(folder), "--weights", weights, "--out", str(out), "--json", str(target)]
     command += ["--device", "cpu", "--heads", "1", "--no-distribution", "--workers", "1", *steps]
     assert cli.run(command) == 0
