@@ -84,7 +84,11 @@ def test_sides_and_back_become_what_is_told_and_the_photos_view_a_finer_picture(
     # The middle of the photo's own view, of one from beside and of one from behind.
     behind, beside = told
     photo = resize(task.views[0].target.image, 48)
-    for camera, wanted, share in ((FRONT, photo, 1.0), (BESIDE, beside.colour, 0.9), (BEHIND, behind.colour, 0.5)):
+    for camera, wanted, share in (
+        (FRONT, photo, 1.0),
+        (BESIDE, beside.at(48).colour, 0.97),
+        (BEHIND, behind.at(48).colour, 0.5),
+    ):
         before, after = (
             float((raw(g, pivot, camera, 48) - wanted)[..., 16:30, 18:30].square().mean())
             for g in (tuned.generator, finished.generator)
