@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -73,13 +74,18 @@ def best(task: Task) -> Generator[Step, None, Inversion]:
         return [one.at(math.ceil(GUARD_SHARE * one.alpha.shape[-1])) for one in around()]
 
     def all_round() -> list[SideView]:
-        return finish.in_turns(sides().views(back_cameras(device)), around())
+        return in_turns(sides().views(back_cameras(device)), around())
 
     tuned = tuned_before(task, finish.STAGE, start.generator)
     if tuned is None:
         tuned = yield from tune(task, start, distance, rng, guard(task, pivot, smaller, rng))
     tuned = yield from finish.tune_finish(task, pivot, tuned, all_round, distance, spec)
     return conclude(task, pivot, tuned)
+
+
+def in_turns(first: Sequence[SideView], second: Sequence[SideView]) -> list[SideView]:
+    """One of the first, one of the second, and so on, then the rest of the longer."""
+    return [view for pair in zip_longest(first, second) for view in pair if view is not None]
 
 
 def beside(task: Task) -> Terms:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ from headlift.invert.perceptual import Distance
 from headlift.invert.sides import GUARD, HUE, ClearRays, SideView, guard_losses
 from headlift.invert.surface import set_reach
 from headlift.invert.task import Moment, Task, Terms
-from headlift.invert.tuning import Tuned, calibrated_gain, carried_with, tune, tuning_rng
+from headlift.invert.tuning import Tuned, carried_with, learning_rate, tune, tuning_rng
 from headlift.values import Step
 
 STAGE = "finish"
@@ -62,8 +61,8 @@ def tune_finish(
     set_reach(generator, photo.surface, photo.target, pivot.cameras[0])
     with torch.no_grad():
         generator.back_plane.copy_(pivot.generator.planes(pivot.ws)[0, 0] - generator.planes(pivot.ws)[0, 0])
-    rate = options.lr * (calibrated_gain(generator) if options.lr_gain is None else options.lr_gain)
-    options = replace(options, steps=options.finish_steps, lr=rate, lr_gain=1.0, photo_gain=RATE / rate, muon=0.0)
+    planes_gain = RATE / learning_rate(generator, options)
+    options = replace(options, steps=options.finish_steps, photo_gain=planes_gain, muon=0.0)
     rng = tuning_rng(task)
     done = yield from tune(
         task,
@@ -100,11 +99,6 @@ def of_the_head(generator: Eg3d) -> dict[str, nn.Parameter]:
     """The head's own planes, and super-resolution: what the backbone's convolutions do not share between places."""
     named = generator.named_parameters()
     return {name: p for name, p in named if name in OWN or name.startswith("superresolution.")}
-
-
-def in_turns(first: Sequence[SideView], second: Sequence[SideView]) -> list[SideView]:
-    """One of the first, one of the second, and so on, then the rest of the longer."""
-    return [view for pair in zip_longest(first, second) for view in pair if view is not None]
 
 
 def round_the_head(views: Sequence[SideView], box_warp: float, carving: float, rng: torch.Generator) -> Terms:

@@ -87,8 +87,7 @@ class SideView:
             return self
         depth, solid = resize_weighted(self.depth, self.alpha if self.solid is None else self.solid, side)
         colour, trust = resize_weighted(self.colour, self.trust, side)
-        alpha = resize(self.alpha, side)
-        return SideView(self.camera, depth, alpha, colour, trust, self.carried, self.seen, solid)
+        return replace(self, depth=depth, alpha=resize(self.alpha, side), colour=colour, trust=trust, solid=solid)
 
 
 class Sides:

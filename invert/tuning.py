@@ -88,6 +88,11 @@ def calibrated_gain(generator: Eg3d) -> float:
     return SMALL_GAIN if sum(p.numel() for p in generator.parameters()) < SMALL else 1.0
 
 
+def learning_rate(generator: Eg3d, options: TuningConfig) -> float:
+    """Adam's rate before a group's own factor and the schedule."""
+    return options.lr * (calibrated_gain(generator) if options.lr_gain is None else options.lr_gain)
+
+
 def groups(parameters: Mapping[str, torch.nn.Parameter], options: TuningConfig) -> list[Group]:
     """Parameters by the factor on their rate, and by whose steps they take."""
 
@@ -140,7 +145,7 @@ def tune(
     parameters = chosen(generator)
     for parameter in parameters.values():
         parameter.requires_grad_()
-    rate = options.lr * (calibrated_gain(base) if options.lr_gain is None else options.lr_gain)
+    rate = learning_rate(base, options)
     optimiser = AdamAndMuon(groups(parameters, options))
     # Locality regularisation goes back through the backbone in each step anyway.
     backbone = GatheringBackbone(generator, ws, 1 if options.locality else options.backbone_every)
