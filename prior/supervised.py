@@ -9,6 +9,7 @@ is absorbed by a small network that does not ship.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +26,7 @@ from jaxtyping import Float
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from headlift.eg3d.checkpoint import save_checkpoint
+from headlift.eg3d.checkpoint import load_checkpoint, save_checkpoint
 from headlift.eg3d.generator import Generator
 from headlift.eg3d.layers import FullyConnected
 from headlift.eg3d.spec import BackboneSpec, DecoderSpec, GeneratorSpec, MappingSpec, RenderSpec, SuperresSpec
@@ -35,6 +36,7 @@ from headlift.eg3d.training.lookup import lookup
 from headlift.eg3d.training.precision import working_type
 from headlift.eg3d.training.rays import Rays, camera_rays, density, hidden, hull_limits, render_rays
 from headlift.errors import ConfigError
+from headlift.invert.optimiser import AdamAndMuon, Group
 from headlift.invert.perceptual import FeatureNet, load_feature_net
 from headlift.prior.budget import ABOUT, Budget, load_state, record, save_state
 from headlift.prior.dataset import DEPTH_UNIT, Data, block_depth, on_white, shuffled
@@ -69,6 +71,8 @@ class TrainConfig:
     """Cells along each side of the grid that says where heads are."""
     light: int = 6
     """Numbers that describe the light of a picture (they do not ship)."""
+    muon: float = 0.0
+    """Above 0, mapping and backbone take Muon's steps, so many times as long as the learning rate says; 0: Adam's."""
     seed: int = 0
     """Seed of everything random."""
     neural: int = 64
@@ -462,10 +466,33 @@ class Trainer:
         self.light.to(self.device)
         self.ema = Generator(self.generator.spec).requires_grad_(False).to(self.device)
         self.ema.load_state_dict(self.generator.state_dict())
-        self.trained = [p for k, p in self.generator.named_parameters() if not _frozen(k)]
-        groups = [{"params": self.trained, "share": 1.0}, {"params": list(self.light.parameters()), "share": 0.1}]
-        self.optimiser = torch.optim.Adam(groups, lr=config.lr, betas=(0.9, 0.99))
+        named = {k: p for k, p in self.generator.named_parameters() if not _frozen(k)}
+        self.trained = list(named.values())
+        matrices = [p for k, p in named.items() if config.muon and _MATRICES.fullmatch(k)]
+        self.optimiser = AdamAndMuon(
+            [
+                Group(matrices, muon=config.muon),
+                Group([p for p in self.trained if all(p is not m for m in matrices)]),
+                Group(list(self.light.parameters()), gain=0.1),
+            ]
+        )
         self.step = 0
+
+    def start_from(self, file: Path) -> None:
+        """Take over a finished generator's weights, as a new run's first ones.
+
+        Raises:
+            CheckpointError: the file cannot be read.
+            ConfigError: its networks have another shape than the settings say.
+        """
+        weights = load_checkpoint(file).state_dict()
+        mine = self.generator.state_dict()
+        for name in mine | weights:
+            seen, wanted = (list(x[name].shape) if name in x else None for x in (weights, mine))
+            if seen != wanted:
+                raise ConfigError(f"{file} does not fit the settings: its {name} is {seen}, and {wanted} is wanted")
+        for network in (self.generator, self.ema):
+            network.load_state_dict(weights)
 
     def lr(self) -> float:
         """Learning rate of the next step."""
@@ -480,9 +507,9 @@ class Trainer:
         batch = self.next_batch().to(self.device)
         seen = show(self.generator, self.light, self.data, batch, self.config, random)
         loss = total(seen.terms, self.config)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.lr() * group["share"]
-        self.optimiser.zero_grad(set_to_none=True)
+        for group in self.optimiser.groups:
+            group.rate = self.lr() * group.gain
+        self.optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*self.trained, *self.light.parameters()], 10.0, foreach=True)
         self.optimiser.step()
@@ -524,7 +551,7 @@ class Trainer:
             "generator": self.generator.state_dict(),
             "light": self.light.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": self.optimiser.tensors(),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -536,10 +563,15 @@ class Trainer:
                     f"the run was begun with --{name.replace('_', '-')} {state['config'][name]}, not {now[name]}: go "
                     "on with that, or begin another run in another folder"
                 )
+        if "param_groups" in state["optimiser"]:
+            raise ConfigError(
+                "the run was begun by an earlier headlift: begin another one that starts from its ema.safetensors "
+                "(--start-from)"
+            )
         self.generator.load_state_dict(state["generator"])
         self.light.load_state_dict(state["light"])
         self.ema.load_state_dict(state["ema"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimiser.restore(state["optimiser"])
         self.step = state["step"]
 
     @torch.no_grad()
@@ -564,6 +596,10 @@ def waves(channels: int, side: int, spread: float) -> Float[Tensor, "channels si
     return 2**0.5 * torch.cos(2 * torch.pi * turns)
 
 
+_MATRICES = re.compile(r"backbone\..*(conv\d|affine|fc\d)\.weight")
+"""The parameters to take Muon's steps."""
+
+
 def _frozen(name: str) -> bool:
     return name.endswith("noise_strength") or ".mapping.embed." in name
 
@@ -577,6 +613,7 @@ def run(
     config: TrainConfig,
     out: Path,
     minutes: float,
+    start_from: Path | None = None,
     device: str = "cpu",
     workers: int = 0,
     save_every: float = 4.0,
@@ -584,7 +621,8 @@ def run(
 ) -> Trainer:
     """Train until the steps or the minutes are over, or until it is told to stop (SIGTERM).
 
-    Resumes what `out` holds. Saves every `save_every` minutes.
+    Resumes what `out` holds, or starts from the weights of the file `start_from`, or from random ones. Saves every
+    `save_every` minutes. Raises ConfigError to go on with settings that make it another run.
     """
     budget, saved = Budget(minutes), 0.0
     out.mkdir(parents=True, exist_ok=True)
@@ -593,6 +631,8 @@ def run(
         # To the processor first: Adam's step counters stay where they are loaded, and a GPU would be waited for.
         trainer.load(load_state(out / "state.pt"))
         print(f"going on at step {trainer.step}", flush=True)
+    elif start_from is not None:
+        trainer.start_from(start_from)
     known = known_of(data.heads, data.density, data.table, data.depth)
     measure = Measure(known, figures, trainer.ema.spec.image_resolution, trainer.device)
     means: dict[str, float] = {}

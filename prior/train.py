@@ -65,9 +65,11 @@ def parse(arguments: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
     parser.add_argument("data", type=Path, help="folder with heads-*.zip")
     parser.add_argument("out", type=Path, help="folder of the run")
     parser.add_argument("--minutes", type=float, default=9.0, help="stop after so long, with a checkpoint")
-    if stage == "adversarial":
-        parser.add_argument("--start-from", type=Path, help="a finished run: of the supervised stage, or"
-                            " the parts that one of this stage left to carry away")  # fmt: skip
+    start_from = {
+        "supervised": "a file of weights to begin with instead of random ones; the shape is to be the settings'",
+        "adversarial": "a finished run: of the supervised stage, or the parts of one of this stage to carry away",
+    }
+    parser.add_argument("--start-from", type=Path, help=start_from[stage])
     parser.add_argument("--cache", type=Path, help="folder for decoded pictures (about 3 GB)")
     parser.add_argument("--depths", type=Path, help="file with the pictures' depth: in the supervised stage geometry"
                         " comes sooner and sharper, in both the error of depth is measured")  # fmt: skip
@@ -110,7 +112,7 @@ def _supervised(options: dict[str, Any], device: str, config: supervised.TrainCo
           f" box, core {len(data.core)} cells, read in {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
     out = options["out"]
     minutes = left(options["minutes"], began)
-    supervised.run(data, config, out, minutes, device, options["workers"], figures=figures)
+    supervised.run(data, config, out, minutes, options["start_from"], device, options["workers"], figures=figures)
     print(carry_away(out), flush=True)
 
 

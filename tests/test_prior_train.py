@@ -60,14 +60,16 @@ def test_the_loss_falls(data: Data) -> None:
     assert sum(found[-5:]) < 0.7 * sum(found[:5])
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(data: Data, tmp_path: Path) -> None:
-    whole = run(data, replace(TINY, steps=6), tmp_path / "whole", minutes=5.0)
-    run(data, replace(TINY, steps=6), tmp_path / "parts", minutes=0.0)
-    first = Trainer(data, replace(TINY, steps=6))
+@pytest.mark.parametrize("muon", [0.0, 0.3])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(data: Data, tmp_path: Path, muon: float) -> None:
+    config = replace(TINY, steps=6, muon=muon)
+    whole = run(data, config, tmp_path / "whole", minutes=5.0)
+    run(data, config, tmp_path / "parts", minutes=0.0)
+    first = Trainer(data, config)
     for _ in range(3):
         first.take_step()
     torch.save(first.state(), tmp_path / "parts" / "state.pt")
-    parts = run(data, replace(TINY, steps=6), tmp_path / "parts", minutes=5.0)
+    parts = run(data, config, tmp_path / "parts", minutes=5.0)
     assert parts.step == whole.step == 6
     for network in ("generator", "ema", "light"):
         one, other = getattr(whole, network).state_dict(), getattr(parts, network).state_dict()
@@ -81,6 +83,35 @@ def test_a_run_of_another_shape_is_not_gone_on_with(data: Data, tmp_path: Path) 
     with pytest.raises(ConfigError, match="begun with --seed 0, not 1"):
         run(data, replace(TINY, steps=2, seed=1), tmp_path, minutes=5.0)
     assert run(data, replace(TINY, steps=2, lr=1e-3), tmp_path, minutes=5.0).step == 2
+
+
+def test_muon_moves_mapping_and_backbone_and_adam_the_rest(data: Data) -> None:
+    plain, both = (Trainer(data, replace(TINY, muon=muon)) for muon in (0.0, 0.5))
+    stepped = {id(p) for group in both.optimiser.groups if group.muon for p in group.parameters}
+    assert len(stepped) == 15  # two matrices of the mapping, five kernels, eight affine layers
+    for trainer in (plain, both):
+        trainer.take_step()
+    with_adam = dict(plain.generator.named_parameters())
+    for name, parameter in both.generator.named_parameters():
+        assert torch.equal(parameter, with_adam[name]) == (id(parameter) not in stepped), name
+
+
+def test_a_run_starts_from_weights_that_fit(data: Data, tmp_path: Path) -> None:
+    first = run(data, replace(TINY, steps=2), tmp_path / "first", minutes=5.0)
+    second = run(data, replace(TINY, steps=0), tmp_path / "second", 5.0, tmp_path / "first" / "ema.safetensors")
+    for network in (second.generator, second.ema):
+        for name, value in first.ema.state_dict().items():
+            assert torch.equal(network.state_dict()[name], value), name
+    with pytest.raises(ConfigError, match=r"decoder.net.0.weight is \[16, 4\], and \[24, 4\] is wanted"):
+        run(data, replace(TINY, hidden=24), tmp_path / "third", 5.0, tmp_path / "first" / "ema.safetensors")
+
+
+def test_a_state_of_before_is_refused(data: Data, tmp_path: Path) -> None:
+    trainer = run(data, replace(TINY, steps=1), tmp_path, minutes=5.0)
+    old = trainer.state() | {"optimiser": torch.optim.Adam(trainer.trained).state_dict()}
+    torch.save(old, tmp_path / "state.pt")
+    with pytest.raises(ConfigError, match="earlier headlift"):
+        run(data, replace(TINY, steps=2), tmp_path, minutes=5.0)
 
 
 def test_batches_depend_on_the_step_alone_and_visit_every_head(data: Data) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import zipfile
 from collections import Counter
 from dataclasses import replace
@@ -519,6 +520,21 @@ def test_what_a_process_lacks_is_told_by_the_one_that_waits(tmp_path: Path) -> N
             list(spread(partial(load_bundle, tmp_path), max, [1, 2], procs))  # type: ignore[type-var]
     with pytest.raises(ConfigError, match="--procs must be at least 1"):
         list(spread(partial(load_bundle, tmp_path), max, [1, 2], 0))  # type: ignore[type-var]
+
+
+class _Deadly:
+    """Tools with which a process dies as by a fault of the graphics library."""
+
+    def close(self) -> None: ...
+
+
+def _die(tools: _Deadly, task: int) -> int:
+    os._exit(1)
+
+
+def test_the_death_of_a_process_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="give the same command again"):
+        list(spread(_Deadly, _die, [1, 2], 2))
 
 
 def test_other_settings_and_other_things_are_not_touched(folder: Path, made: Path, tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import multiprocessing
 import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol, TypeVar
 
-from headlift.errors import ConfigError, HeadliftError
+from headlift.errors import ConfigError, DeviceError, HeadliftError
 
 
 class Closable(Protocol):
@@ -29,7 +30,7 @@ def spread(
     """Each task with what `work` makes of it, as they are done; each process has the tools that `make` gives it.
 
     With one process everything happens in this one, and the tools are given back when the generator is closed. Raises
-    ConfigError for less than one, and what `make` and `work` raise.
+    ConfigError for less than one, DeviceError when a process dies, and what `make` and `work` raise.
     """
     if procs < 1:
         raise ConfigError(f"--procs must be at least 1: seen {procs}.")
@@ -58,6 +59,11 @@ def spread(
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), future.result()
+        except BrokenProcessPool:
+            raise DeviceError(
+                "A process that draws has died; for lack of memory, or by a fault of the graphics library. What is "
+                "done is kept: give the same command again, with fewer --procs if it happens again."
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
