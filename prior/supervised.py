@@ -117,6 +117,8 @@ class TrainConfig:
     """Weight of space being empty before the surface and solid behind it, where depth is known."""
     surface_points: int = 192
     """Rays a head on which that is looked at, at one place before the surface and one behind it."""
+    white: float = 1.0
+    """Weight of super-resolution leaving white white, for random codes and as far beyond them as edits lead."""
     light_weight: float = 0.01
     """Weight of the squared light code."""
     dark: float = 0.3
@@ -328,6 +330,12 @@ def show(
     }
     if config.perceptual > 0:
         terms["perceptual"] = feature_distance(image[inner], truth[inner], dtype)
+    anyone = torch.randn(batch.z.shape, generator=random, device=device)
+    other_w = generator.backbone.mapping(anyone, torch.zeros(n, 25, device=device))
+    other_w = other_w.mean(0) + BEYOND * (other_w - other_w.mean(0))
+    blank = torch.ones_like(maps[..., ::2, ::2])
+    shown_blank = superres(weights, _patch_spec(spec, side // 2), blank, other_w, dtype)
+    terms["white"] = (shown_blank[inner] - 1).abs().mean()
     places = ((data.outside, config.empty_points), (data.core, 256))
     known = [_within(x, n, spec.render.box_warp / config.hull, random, k) for x, k in places]
     known.append(
@@ -347,6 +355,8 @@ def show(
     return Seen(image, raw, terms)
 
 
+BEYOND = 1.5
+"""So much farther from the mean than random codes lie those for which white stays white."""
 FARTHEST = 0.1
 """Errors of depth beyond this teach nothing more: hair before a face is one or the other, world units."""
 
@@ -406,6 +416,7 @@ def total(terms: Mapping[str, Tensor], config: TrainConfig) -> Tensor:
         + config.pyramid * terms["pyramid"]
         + config.alpha * terms["alpha"]
         + config.perceptual * terms.get("perceptual", torch.zeros(()))
+        + config.white * terms["white"]
         + config.light_weight * terms["light"]
         + config.empty * (terms["empty"] + terms["border"])
         + config.solid * terms["solid"]

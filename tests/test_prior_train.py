@@ -133,9 +133,11 @@ def test_threads_that_prepare_batches_change_nothing(data: Data) -> None:
 
 def test_the_total_is_the_weighted_sum_and_every_weight_matters(data: Data) -> None:
     terms = {name: torch.tensor(float(10**i)) for i, name in enumerate(("raw", "single", "image", "pyramid"))}
-    terms |= {name: torch.tensor(1.0) for name in ("alpha", "light", "empty", "solid", "border", "depth", "surface")}
-    config = replace(TINY, pyramid=2.0, alpha=3.0, light_weight=5.0, empty=7.0, solid=11.0, depth=13.0, surface=17.0)
-    assert total(terms, config) == 1 + 10 + 100 + 2 * 1000 + 3 + 5 + 2 * 7 + 11 + 13 + 17
+    rest = ("alpha", "light", "white", "empty", "solid", "border", "depth", "surface")
+    terms |= {name: torch.tensor(1.0) for name in rest}
+    weights = {"alpha": 3.0, "light_weight": 5.0, "empty": 7.0, "solid": 11.0, "depth": 13.0, "surface": 17.0}
+    config = replace(TINY, pyramid=2.0, white=19.0, **weights)
+    assert total(terms, config) == 1 + 10 + 100 + 2 * 1000 + 3 + 5 + 2 * 7 + 11 + 13 + 17 + 19
 
 
 def test_the_light_is_learned_apart_from_the_head(data: Data) -> None:
