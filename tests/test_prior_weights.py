@@ -9,6 +9,7 @@ from importlib.resources import as_file, files
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from headlift.eg3d.camera import orbit
 from headlift.eg3d.checkpoint import load_checkpoint, read_metadata
@@ -45,6 +46,16 @@ def test_a_draw_is_the_same_each_time(prior: Generator) -> None:
     one, other = (shown(prior, draw(prior, 1, seed=3), 0.3).image for _ in range(2))
     assert torch.equal(one, other)
     assert not torch.allclose(one, shown(prior, draw(prior, 1, seed=4), 0.3).image, atol=0.05)
+
+
+@pytest.mark.parametrize("seed", [26, 89, 95, 156])
+def test_what_is_empty_is_white_in_the_picture(prior: Generator, seed: int) -> None:
+    """Super-resolution drew these heads on grey before it was told not to (the term `white` of `prior.supervised`)."""
+    seen = prior.render(prior.planes(ws := draw(prior, 1, seed)), ws, orbit(0.0, 0.0))
+    empty = seen.alpha < 0.05
+    assert empty.float().mean() > 0.05
+    grey = F.interpolate(seen.image, size=empty.shape[-1], mode="area").mean(1, keepdim=True)
+    assert float(grey[empty].median()) > 0.97
 
 
 @pytest.mark.parametrize("seed", range(4))
