@@ -330,12 +330,13 @@ def show(
     }
     if config.perceptual > 0:
         terms["perceptual"] = feature_distance(image[inner], truth[inner], dtype)
-    anyone = torch.randn(batch.z.shape, generator=random, device=device)
-    other_w = generator.backbone.mapping(anyone, torch.zeros(n, 25, device=device))
-    other_w = other_w.mean(0) + BEYOND * (other_w - other_w.mean(0))
-    blank = torch.ones_like(maps[..., ::2, ::2])
-    shown_blank = superres(weights, _patch_spec(spec, side // 2), blank, other_w, dtype)
-    terms["white"] = (shown_blank[inner] - 1).abs().mean()
+    if config.white > 0:
+        anyone = torch.randn(batch.z.shape, generator=random, device=device)
+        other_w = generator.backbone.mapping(anyone, torch.zeros(n, 25, device=device))
+        other_w = other_w.mean(0) + BEYOND * (other_w - other_w.mean(0))
+        blank = torch.ones_like(maps[..., ::2, ::2])
+        shown_blank = superres(weights, _patch_spec(spec, side // 2), blank, other_w, dtype)
+        terms["white"] = (shown_blank[inner] - 1).abs().mean()
     places = ((data.outside, config.empty_points), (data.core, 256))
     known = [_within(x, n, spec.render.box_warp / config.hull, random, k) for x, k in places]
     known.append(
@@ -416,7 +417,7 @@ def total(terms: Mapping[str, Tensor], config: TrainConfig) -> Tensor:
         + config.pyramid * terms["pyramid"]
         + config.alpha * terms["alpha"]
         + config.perceptual * terms.get("perceptual", torch.zeros(()))
-        + config.white * terms["white"]
+        + config.white * terms.get("white", torch.zeros(()))
         + config.light_weight * terms["light"]
         + config.empty * (terms["empty"] + terms["border"])
         + config.solid * terms["solid"]
@@ -479,11 +480,11 @@ class Trainer:
         self.ema.load_state_dict(self.generator.state_dict())
         named = {k: p for k, p in self.generator.named_parameters() if not _frozen(k)}
         self.trained = list(named.values())
-        matrices = [p for k, p in named.items() if config.muon and _MATRICES.fullmatch(k)]
+        matrices = {k for k in named if config.muon and _MATRICES.fullmatch(k)}
         self.optimiser = AdamAndMuon(
             [
-                Group(matrices, muon=config.muon),
-                Group([p for p in self.trained if all(p is not m for m in matrices)]),
+                Group([p for k, p in named.items() if k in matrices], muon=config.muon),
+                Group([p for k, p in named.items() if k not in matrices]),
                 Group(list(self.light.parameters()), gain=0.1),
             ]
         )
